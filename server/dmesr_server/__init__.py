@@ -1,0 +1,1 @@
+"""The DMESR server: enriches items, keeps their vectors, and recommends, over gRPC."""
