@@ -90,6 +90,15 @@ class EnrichmentConfig(_Section):
     lease_seconds: float = Field(default=10.0, ge=0.5)  # a job whose enricher is silent this long is taken over
 
 
+class ServingConfig(_Section):
+    """How published models are kept and run."""
+
+    artefacts: Path | None = None  # folder of the models' files; artefacts in the store's folder when not set
+    tower_threads: int = Field(default=1, ge=1)  # threads of one run of a tower; requests run side by side anyway
+    poll_seconds: float = Field(default=0.5, gt=0)  # how often changes of vectors and aliases are looked for
+    idle_models: int = Field(default=2, ge=0)  # models behind no alias whose index stays in memory after a request
+
+
 class LimitsConfig(_Section):
     """What one call may bring. Clients read these by GetServerInfo."""
 
@@ -112,8 +121,25 @@ class Config(BaseSettings):
     server: ServerConfig = ServerConfig()
     store: StoreConfig = StoreConfig()
     enrichment: EnrichmentConfig = EnrichmentConfig()
+    serving: ServingConfig = ServingConfig()
     limits: LimitsConfig = LimitsConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _remote_needs_artefacts(self) -> Config:
+        if self.store.folder is None and self.serving.artefacts is None:
+            raise ValueError(
+                "a store that is not a local folder needs serving.artefacts, the folder of the models' files"
+            )
+        return self
+
+    @property
+    def artefacts_folder(self) -> Path:
+        """The folder of the models' files."""
+        if self.serving.artefacts is not None:
+            return self.serving.artefacts.expanduser().resolve()
+        assert self.store.folder is not None
+        return self.store.folder / "artefacts"
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -1,0 +1,159 @@
+"""How pictures come in: by a URI that the server reads itself, and in chunks from a client."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from dmesr_server.config import LimitsConfig
+from dmesr_server.enrichment import pictures
+from dmesr_server.errors import ServiceError
+
+
+@dataclass(frozen=True)
+class NewPicture:
+    """A picture whose header was read and whose size is within the limits."""
+
+    sha256: str
+    data: bytes
+    media_type: str
+    width_px: int
+    height_px: int
+
+
+def inspected(data: bytes, limits: LimitsConfig, *, sha256: str | None = None) -> NewPicture:
+    """Checks a picture.
+
+    Args:
+        data: Its bytes.
+        limits: The most bytes and pixels.
+        sha256: What the client says that it hashes to.
+
+    Raises:
+        ServiceError: PICTURE_HASH_MISMATCH, PICTURE_TOO_LARGE, PICTURE_TOO_MANY_PIXELS or PICTURE_UNREADABLE.
+    """
+    if len(data) > limits.max_picture_bytes:
+        raise too_large(len(data), limits)
+    actual = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and actual != sha256:
+        raise ServiceError(
+            "PICTURE_HASH_MISMATCH",
+            f"the {len(data)} bytes hash to {actual}, announced was {sha256}; upload the picture again, whole",
+            expected=sha256,
+            actual=actual,
+            bytes=len(data),
+        )
+    info = pictures.inspect(data, limits)
+    return NewPicture(actual, data, info.media_type, info.width_px, info.height_px)
+
+
+def too_large(size: int, limits: LimitsConfig, *, at_least: bool = False) -> ServiceError:
+    """A picture with more bytes than the limit."""
+    return ServiceError(
+        "PICTURE_TOO_LARGE",
+        f"the picture has {'at least ' if at_least else ''}{size} bytes, at most {limits.max_picture_bytes} "
+        "(max_picture_bytes) are allowed; send a smaller one",
+        expected=limits.max_picture_bytes,
+        actual=size,
+    )
+
+
+def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> NewPicture:
+    """Reads a picture from a folder that the configuration allows.
+
+    Args:
+        uri: A file:// URI or an absolute path.
+        roots: The allowed folders.
+        limits: The most bytes and pixels.
+
+    Raises:
+        ServiceError: PICTURE_URI_NOT_ALLOWED, PICTURE_FILE_NOT_FOUND, or what `inspected` raises.
+    """
+    path = _path_of(uri)
+    # Resolved first: a symlink or ".." inside an allowed folder may lead out of it. What lies outside is refused
+    # whether it exists or not, so nobody can probe the server's disk.
+    resolved = Path(os.path.realpath(path))
+    if not any(resolved.is_relative_to(os.path.realpath(root)) for root in roots):
+        allowed = ", ".join(str(root) for root in roots) or "none"
+        raise _not_allowed(
+            uri,
+            f"does not lie under a folder that server.picture_roots allows ({allowed})",
+        )
+    try:
+        # NOFOLLOW: the last step may not have become a link since. NONBLOCK: a pipe may not hang the server.
+        handle = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ServiceError(
+            "PICTURE_FILE_NOT_FOUND",
+            f"{uri!r:.500} cannot be read on the server: {error.strerror}; check the path",
+            uri=uri[:1000],
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ServiceError(
+                "PICTURE_FILE_NOT_FOUND", f"{uri!r:.500} is no regular file on the server", uri=uri[:1000]
+            )
+        if about.st_size > limits.max_picture_bytes:
+            raise too_large(about.st_size, limits)
+        return inspected(file.read(limits.max_picture_bytes + 1), limits)
+
+
+def _path_of(uri: str) -> str:
+    if "\0" in uri:
+        raise _not_allowed(uri, "holds a zero byte")
+    if uri.startswith("/"):
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise _not_allowed(uri, f"is not a URI: {error}") from error
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise _not_allowed(uri, "is neither a file:// URI nor an absolute path of the server; upload the bytes instead")
+    path = unquote(parts.path)
+    if "\0" in path:
+        raise _not_allowed(uri, "holds a zero byte")
+    return path
+
+
+def _not_allowed(uri: str, why: str) -> ServiceError:
+    return ServiceError("PICTURE_URI_NOT_ALLOWED", f"{uri!r:.500} {why}", uri=uri[:1000])
+
+
+@dataclass
+class IncomingPicture:
+    """A picture of which chunks are still coming. Never holds more than the limit."""
+
+    catalog: str
+    sha256: str
+    limits: LimitsConfig
+    problem: ServiceError | None = None
+    skipped: bool = False  # the server has it already: its chunks are let go
+    _size: int = 0
+    _chunks: list[bytes] = field(default_factory=list)
+
+    def add(self, data: bytes) -> None:
+        """Takes the next chunk; lets go of everything once the picture is over the limit."""
+        if self.skipped or self.problem is not None:
+            return
+        self._size += len(data)
+        if self._size > self.limits.max_picture_bytes:
+            self._chunks.clear()
+            self.problem = too_large(self._size, self.limits, at_least=True)
+        else:
+            self._chunks.append(data)
+
+    def finish(self) -> NewPicture:
+        """The whole picture.
+
+        Raises:
+            ServiceError: Why it cannot be taken.
+        """
+        if self.problem is not None:
+            raise self.problem
+        return inspected(b"".join(self._chunks), self.limits, sha256=self.sha256)

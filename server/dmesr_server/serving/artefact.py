@@ -1,0 +1,269 @@
+"""The artefact: all that passes from a trainer to this server. Two ONNX graphs, a table and a manifest; no code.
+
+An artefact is a folder. `manifest.json` names the other files with their checksums; `user_tower.onnx` turns a history's
+vectors into a user vector; `item_tower.onnx` (absent when the model reads no source) turns an item's sources into its
+vector; `items.arrow` holds what the model learned for each trained item: an additive part and its interaction count.
+
+Shapes: N items, V width of the model's vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dmesr_server.errors import ServiceError
+
+MANIFEST = "manifest.json"
+USER_TOWER = "user_tower.onnx"
+ITEM_TOWER = "item_tower.onnx"
+ITEMS = "items.arrow"
+#: Every file that an artefact may consist of.
+FILE_NAMES = frozenset({MANIFEST, USER_TOWER, ITEM_TOWER, ITEMS})
+MAX_MANIFEST_BYTES = 256 * 1024  # it travels inside GetModel and ListModels
+
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+def invalid(message: str, **metadata: object) -> ServiceError:
+    """An artefact that breaks the contract."""
+    return ServiceError("INVALID_ARTEFACT", message, **metadata)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Source(_Part):
+    """A source that the item tower reads, and its width."""
+
+    name: _Name
+    dim: int = Field(ge=1, le=65_536)
+
+
+class View(_Part):
+    """A named slice of the model's vectors: columns start to stop, stop left out."""
+
+    name: _Name
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1)
+
+
+class FileSum(_Part):
+    """The checksum of one file."""
+
+    sha256: _Sha256
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Part):
+    """What the trainer says about the artefact. Only what the server needs is read; the rest is kept as it came."""
+
+    format: Literal["dmesr-artefact"]
+    format_version: Literal[1]
+    recipe_id: str
+    sources: list[Source]
+    vector_dim: int = Field(ge=1, le=65_536)
+    views: list[View]
+    max_history: int = Field(ge=1, le=100_000)
+    files: dict[str, FileSum]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Manifest:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: a name stands twice in {names}")
+        taken = {name for source in names for name in (source, f"{source}_present")}
+        if len(taken) != 2 * len(names):
+            raise ValueError("sources: one source's name is another's with _present added")
+        if self.sources and not self.recipe_id:
+            raise ValueError("recipe_id: must not be empty when the model reads sources")
+        expected = {USER_TOWER, ITEMS} | ({ITEM_TOWER} if self.sources else set())
+        if set(self.files) != expected:
+            raise ValueError(f"files: expected exactly {sorted(expected)}, got {sorted(self.files)}")
+        if len({view.name for view in self.views}) != len(self.views):
+            raise ValueError("views: a name stands twice")
+        end = 0
+        for view in sorted(self.views, key=lambda view: view.start):
+            if view.start < end or view.stop <= view.start or view.stop > self.vector_dim:
+                raise ValueError(
+                    f"views: {view.name} is [{view.start}, {view.stop}), which is empty, overlaps another view "
+                    f"or leaves the {self.vector_dim} columns of vector_dim"
+                )
+            end = view.stop
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Hash over the checksums: the same content is the same model."""
+        sums = {name: file.sha256 for name, file in self.files.items()}
+        return hashlib.sha256(json.dumps(sums, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedItems:
+    """What the model learned about single items.
+
+    Attributes:
+        rows: item id → row of the arrays.
+        counts_N: Interactions in training, int64.
+        parts_NV: Added to the item tower's answer, float32; zeros where `has_part_N` is False.
+        has_part_N: Whether the item has a learned part.
+    """
+
+    rows: dict[str, int]
+    counts_N: np.ndarray
+    parts_NV: np.ndarray
+    has_part_N: np.ndarray
+
+    def ids_with_part(self) -> list[str]:
+        """The items that have a vector even when they have no source."""
+        return [item_id for item_id, row in self.rows.items() if self.has_part_N[row]]
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A folder that obeys the contract."""
+
+    folder: Path
+    manifest: Manifest
+    manifest_json: str
+    learned: LearnedItems
+
+    @property
+    def digest(self) -> str:
+        """See `Manifest.digest`."""
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """The path of one of the artefact's files."""
+        return self.folder / name
+
+
+def load(folder: Path, *, verify_checksums: bool) -> Artefact:
+    """Reads an artefact and checks everything but the graphs (those are checked by `towers`).
+
+    Args:
+        folder: Where the files are.
+        verify_checksums: Hash every file; done once, when the artefact arrives.
+
+    Raises:
+        ServiceError: INVALID_ARTEFACT, naming the file or the key, expected and actual.
+    """
+    manifest, text = _read_manifest(folder / MANIFEST)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise invalid(f"{name} is missing, though the manifest lists it; publish all files", file=name)
+        if verify_checksums:
+            _verify(path, expected)
+    return Artefact(
+        folder=folder, manifest=manifest, manifest_json=text, learned=_read_items(folder / ITEMS, manifest.vector_dim)
+    )
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: Any = json.loads(text)
+    except FileNotFoundError:
+        raise invalid(f"{MANIFEST} is missing; publish the folder that the trainer exported", file=MANIFEST) from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise invalid(f"{MANIFEST} is not JSON: {error}", file=MANIFEST) from error
+    try:
+        return Manifest.model_validate(content), text
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"]) or "manifest"
+        said = fault["msg"].removeprefix("Value error, ")
+        raise invalid(f"{MANIFEST}: {key}: {said}", file=MANIFEST, key=key) from error
+
+
+def _verify(path: Path, expected: FileSum) -> None:
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise invalid(
+            f"{path.name} has {size} bytes, the manifest says {expected.bytes}; publish it again",
+            file=path.name,
+            expected_bytes=expected.bytes,
+            actual_bytes=size,
+        )
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected.sha256:
+        raise invalid(
+            f"{path.name} hashes to {actual}, the manifest says {expected.sha256}; publish it again",
+            file=path.name,
+            expected_sha256=expected.sha256,
+            actual_sha256=actual,
+        )
+
+
+def _read_items(path: Path, vector_dim: int) -> LearnedItems:
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            table = reader.read_all().combine_chunks()
+            _check_items_schema(table.schema, vector_dim)
+            table.validate(full=True)
+            return _learned_items(table, vector_dim)
+    except (pa.ArrowException, OSError) as error:
+        raise invalid(f"{ITEMS} is not an Arrow IPC file: {error}", file=ITEMS) from error
+
+
+def _check_items_schema(schema: pa.Schema, vector_dim: int) -> None:
+    wanted = {"item_id": pa.string(), "count": pa.int64(), "part": pa.list_(pa.float32(), vector_dim)}
+    for name, kind in wanted.items():
+        index = schema.get_field_index(name)
+        actual = "no such column" if index < 0 else str(schema.field(index).type)
+        # The name of a list's inner field ("item", "element") is nobody's business.
+        same = index >= 0 and (
+            schema.field(index).type == kind
+            or (
+                name == "part"
+                and pa.types.is_fixed_size_list(schema.field(index).type)
+                and schema.field(index).type.list_size == vector_dim
+                and schema.field(index).type.value_type == pa.float32()
+            )
+        )
+        if not same:
+            raise invalid(
+                f"{ITEMS}: column {name} must be {kind}, got {actual}",
+                file=ITEMS,
+                column=name,
+                expected=str(kind),
+                actual=actual,
+            )
+
+
+def _learned_items(table: pa.Table, vector_dim: int) -> LearnedItems:
+    ids, counts, part = table.column("item_id"), table.column("count"), table.column("part")
+    if ids.null_count or counts.null_count:
+        raise invalid(f"{ITEMS}: item_id and count must not be null", file=ITEMS)
+    rows = {item_id: row for row, item_id in enumerate(ids.to_pylist())}
+    if len(rows) != table.num_rows:
+        raise invalid(f"{ITEMS}: {table.num_rows - len(rows)} item ids stand twice", file=ITEMS)
+    has_part_N = ~part.is_null().to_numpy() if table.num_rows else np.zeros(0, bool)
+    parts_NV = np.zeros((table.num_rows, vector_dim), np.float32)
+    if has_part_N.any():
+        present = pa.concat_arrays(part.drop_null().chunks)
+        parts_NV[has_part_N] = present.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector_dim)
+    if not np.isfinite(parts_NV).all():
+        bad = next(item_id for item_id, row in rows.items() if not np.isfinite(parts_NV[row]).all())
+        raise invalid(f"{ITEMS}: the part of item {bad!r} holds NaN or infinity", file=ITEMS, item_id=bad)
+    counts_N = cast(np.ndarray, counts.to_numpy())
+    if (counts_N < 0).any():
+        raise invalid(f"{ITEMS}: a count is negative", file=ITEMS)
+    return LearnedItems(
+        rows=rows,
+        counts_N=counts_N.astype(np.int64, copy=True),  # a copy: the file is unmapped when this returns
+        parts_NV=parts_NV,
+        has_part_N=np.array(has_part_N, bool),
+    )

@@ -1,0 +1,96 @@
+"""The item index of one model: every item's vector in memory, and the exact best k of any scores over it.
+
+Shapes: N items of the index, C candidates (the whole index or a part of it), V width of the model's vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmesr_server.serving.artefact import LearnedItems
+
+
+@dataclass(frozen=True, eq=False)
+class ItemIndex:
+    """An immutable index. A new version of it takes the place of the old one by one assignment.
+
+    Attributes:
+        ids: The items, ascending: an equal score is decided by the smaller row, hence by the smaller id.
+        vectors_NV: Their vectors, float32, C-contiguous.
+        counts_N: Their interactions in training, int64; 0 for an item that is new.
+        rows: item id → row.
+    """
+
+    ids: tuple[str, ...]
+    vectors_NV: np.ndarray
+    counts_N: np.ndarray
+    rows: Mapping[str, int]
+
+    def __len__(self) -> int:
+        """How many items it holds."""
+        return len(self.ids)
+
+    def rows_of(self, item_ids: Iterable[str]) -> np.ndarray:
+        """The rows of those items that the index holds, in the order given; int64."""
+        return np.array([row for item_id in item_ids if (row := self.rows.get(item_id)) is not None], np.int64)
+
+    def without(self, item_ids: Collection[str]) -> ItemIndex:
+        """The index with these items left out; itself when it holds none of them."""
+        gone = self.rows_of(item_ids)
+        if not len(gone):
+            return self
+        keep_N = np.ones(len(self.ids), bool)
+        keep_N[gone] = False
+        kept = np.flatnonzero(keep_N)
+        return _index([self.ids[row] for row in kept], self.vectors_NV[kept], self.counts_N[kept])
+
+
+def build(*, ids: Sequence[str], vectors_NV: np.ndarray, learned: LearnedItems) -> ItemIndex:
+    """Makes an index.
+
+    Args:
+        ids: The items in any order, each once.
+        vectors_NV: Their vectors in the same order.
+        learned: Where the counts come from.
+    """
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ordered = [ids[row] for row in order]
+    counts_N = np.array([learned.counts_N[learned.rows[i]] if i in learned.rows else 0 for i in ordered], np.int64)
+    # Fancy indexing copies: the index owns its matrix, whoever lent `vectors_NV`.
+    return _index(ordered, np.ascontiguousarray(vectors_NV[order], np.float32), counts_N)
+
+
+def _index(ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray) -> ItemIndex:
+    vectors_NV.flags.writeable = False
+    counts_N.flags.writeable = False
+    return ItemIndex(
+        ids=tuple(ids),
+        vectors_NV=vectors_NV,
+        counts_N=counts_N,
+        rows={item_id: row for row, item_id in enumerate(ids)},
+    )
+
+
+def best(scores_C: np.ndarray, k: int) -> np.ndarray:
+    """The positions of the k highest scores, best first; equal scores by position; -inf is never among them.
+
+    Args:
+        scores_C: Float scores without NaN; -inf marks what may not be returned.
+        k: How many at most.
+
+    Returns:
+        int64 [min(k, scores above -inf)].
+    """
+    k = min(k, len(scores_C))
+    if k == 0:
+        return np.zeros(0, np.int64)
+    # argpartition alone would choose arbitrarily among scores equal to the k-th: take those by position instead.
+    kth = scores_C[np.argpartition(-scores_C, k - 1)[k - 1]]
+    above = np.flatnonzero(scores_C > kth)
+    equal = np.flatnonzero(scores_C == kth)[: k - len(above)]
+    chosen = np.concatenate([above, equal])
+    chosen = chosen[np.isfinite(scores_C[chosen])]
+    return chosen[np.lexsort((chosen, -scores_C[chosen]))]
