@@ -1,0 +1,18 @@
+"""`dmesr-cli`: parses, calls the SDK, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `dmesr-cli` and returns its exit status: 0, 1 (failure), 2 (usage, missing extra) or 130 (Ctrl-C)."""
+    try:
+        # Importing `dmesr.cli.console`, as the extras do, should not build every command.
+        from .app import main as run
+
+        return run(args)
+    except KeyboardInterrupt:
+        return 130

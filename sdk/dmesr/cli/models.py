@@ -1,0 +1,146 @@
+"""`dmesr-cli models`: published models, their versions and the aliases that point to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import confirm, connected, print_line, print_table, say, show
+from .options import Yes, command, group
+
+if TYPE_CHECKING:
+    import dmesr
+
+app = group(
+    "models",
+    "Publish models and choose which one recommends.",
+    examples=["dmesr-cli models publish runs/films --name films", "dmesr-cli models promote films:3"],
+)
+
+Alias = Annotated[str, typer.Option(help="The alias.")]
+
+
+@command(app, "list", examples=["dmesr-cli models list", "dmesr-cli models list --catalog films --json"])
+def list_(ctx: typer.Context) -> None:
+    """List the models, newest first."""
+    with connected(ctx) as client:
+        found = list(client.models.list())
+    columns = ["model", "state", "aliases", "items adapted", "recipe", "published"]
+    rows = [(one.ref, one.state, one.aliases, one.items_adapted, one.recipe_id, one.create_time) for one in found]
+    show(ctx, found, lambda: print_table(columns, rows, right=["items adapted"]))
+
+
+@command(
+    app, "show", examples=["dmesr-cli models show production", "dmesr-cli models show films:3 --json | jq .manifest"]
+)
+def show_(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="An alias, a name (its newest version) or NAME:VERSION.")] = "production",
+) -> None:
+    """Show one model: state, lineage, metrics."""
+    with connected(ctx) as client:
+        found = client.models.get(model)
+    show(ctx, found, lambda: _print_model(found))
+
+
+@command(
+    app,
+    "publish",
+    examples=[
+        "dmesr-cli models publish runs/films --name films",
+        "dmesr-cli models publish runs/films --name films --promote production",
+    ],
+)
+def publish(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(help="The artefact's folder, with its manifest.json.", exists=True, file_okay=False)
+    ],
+    name: Annotated[str, typer.Option(help="The model's name. The server counts its versions.")],
+    promote: Annotated[
+        str | None,
+        typer.Option(help="Point this alias to the model once it is ready.", metavar="ALIAS"),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the items are adapted.")] = True,
+) -> None:
+    """Upload an artefact of the trainer and adapt the catalog's items."""
+    if promote and not wait:
+        raise typer.BadParameter(
+            "only a model that is ready can be promoted: leave --no-wait out", param_hint="--promote"
+        )
+    with connected(ctx) as client:
+        published = client.models.publish(folder, name=name, wait=wait)
+        if promote:
+            published = client.models.promote(published.ref, alias=promote)
+    show(ctx, published, lambda: say(_state_line(published)))
+
+
+@command(
+    app, "promote", examples=["dmesr-cli models promote films:3", "dmesr-cli models promote films --alias candidate"]
+)
+def promote(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A name (its newest version) or NAME:VERSION.")],
+    alias: Alias = "production",
+) -> None:
+    """Point an alias to a model, atomically."""
+    with connected(ctx) as client:
+        now = client.models.promote(model, alias=alias)
+    show(ctx, now, lambda: say(f"{alias} is {now.ref}"))
+
+
+@command(app, "rollback", examples=["dmesr-cli models rollback", "dmesr-cli models rollback --alias candidate"])
+def rollback(ctx: typer.Context, alias: Alias = "production") -> None:
+    """Point an alias back to the model that it pointed to before."""
+    with connected(ctx) as client:
+        now = client.models.rollback(alias=alias)
+    show(ctx, now, lambda: say(f"{alias} is {now.ref} again"))
+
+
+@command(app, "delete", examples=["dmesr-cli models delete films:2", "dmesr-cli models delete films:2 --yes"])
+def delete(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="NAME:VERSION.")],
+    yes: Yes = False,
+) -> None:
+    """Delete a model that no alias points to, with its adapted vectors."""
+    confirm(ctx, f"Delete the model {model} with its adapted vectors?", yes=yes)
+    with connected(ctx) as client:
+        client.models.delete(model)
+    show(ctx, {"deleted": model}, lambda: say(f"deleted {model}"))
+
+
+def _state_line(model: dmesr.Model) -> str:
+    aliases = f", {', '.join(model.aliases)}" if model.aliases else ""
+    return f"{model.ref}: {model.state.name.lower()}, {model.items_adapted:,} items adapted{aliases}"
+
+
+def _print_model(model: dmesr.Model) -> None:
+    print_line(_state_line(model))
+    if model.problem is not None:
+        print_line(f"problem: {model.problem}")
+    manifest = model.manifest
+    facts = {
+        "published": model.create_time,
+        "method": manifest.get("method"),
+        "backbone": manifest.get("backbone"),
+        "recipe": model.recipe_id,
+        "sources": [f"{source['name']} ({source['dim']})" for source in manifest.get("sources", [])],
+        "views": [f"{view['name']} [{view['start']}:{view['stop']}]" for view in manifest.get("views", [])],
+        "vector width": manifest.get("vector_dim"),
+        "longest history": manifest.get("max_history"),
+        "digest": model.digest,
+    }
+    print_table(["", ""], facts.items())
+    metrics = _flat(manifest.get("metrics", {}))
+    if metrics:
+        print_line()
+        print_table(["metric", "value"], metrics, right=["value"])
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        return [(prefix, values)]
+    return [row for key, value in values.items() for row in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
