@@ -1,0 +1,131 @@
+"""The clients: one async core, and its sync face."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from dmesr.arguments import one_id
+from dmesr.bridge import EventLoopThread, event_loop_thread
+from dmesr.items import AsyncItems, Items
+from dmesr.transport import TLS, RetryPolicy, Timeout, Transport
+
+
+class AsyncClient:
+    """A client of one catalog of a server, for coroutines. Made by :func:`dmesr.aio.connect`.
+
+    Attributes:
+        items: The catalogue's items.
+    """
+
+    def __init__(self, transport: Transport, catalog: str) -> None:
+        self._transport = transport
+        self._catalog = one_id(catalog, name="catalog")
+        self.items = AsyncItems(transport, catalog)
+
+    @property
+    def catalog_name(self) -> str:
+        """The catalog that every call is about."""
+        return self._catalog
+
+    @property
+    def target(self) -> str:
+        """The server's address."""
+        return self._transport.target
+
+    def catalog(self, name: str) -> AsyncClient:
+        """A client of another catalog over the same connection; closing either closes both."""
+        return AsyncClient(self._transport, name)
+
+    async def close(self) -> None:
+        """Ends what is under way and closes the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Client:
+    """A client of one catalog of a server. Made by :func:`dmesr.connect`. Threads may share it.
+
+    Attributes:
+        items: The catalogue's items.
+    """
+
+    def __init__(self, core: AsyncClient, loop: EventLoopThread) -> None:
+        self._core = core
+        self._loop = loop
+        self.items = Items(core.items, loop)
+
+    @property
+    def catalog_name(self) -> str:
+        """The catalog that every call is about."""
+        return self._core.catalog_name
+
+    @property
+    def target(self) -> str:
+        """The server's address."""
+        return self._core.target
+
+    def catalog(self, name: str) -> Client:
+        """A client of another catalog over the same connection; closing either closes both."""
+        return Client(self._core.catalog(name), self._loop)
+
+    def close(self) -> None:
+        """Ends what is under way and closes the connection."""
+        self._loop.run(self._core.close())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect_async(
+    target: str = "127.0.0.1:50051",
+    *,
+    token: str | None = None,
+    tls: bool | TLS | None = None,
+    timeout: Timeout = Timeout(),  # noqa: B008 (frozen)
+    retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    channels: int = 1,
+    catalog: str = "default",
+) -> AsyncClient:
+    """Makes a client for coroutines; the arguments are those of :func:`connect`."""
+    transport = Transport(target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels)
+    return AsyncClient(transport, catalog)
+
+
+def connect(
+    target: str = "127.0.0.1:50051",
+    *,
+    token: str | None = None,
+    tls: bool | TLS | None = None,
+    timeout: Timeout = Timeout(),  # noqa: B008 (frozen)
+    retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    channels: int = 1,
+    catalog: str = "default",
+) -> Client:
+    """Makes a client. The connection itself is made by the first call.
+
+    Args:
+        target: The server's address, HOST:PORT.
+        token: The bearer token, where the server asks for one. Without TLS it travels in the clear.
+        tls: True trusts the system's roots; a :class:`TLS` says whom else.
+        timeout: How long calls may take.
+        retry: How often a call is tried again when the server is unavailable.
+        channels: Connections; more than one helps when many threads move bulk data.
+        catalog: The catalog that the calls are about; `client.catalog(name)` gives another.
+
+    Raises:
+        InvalidInput: An argument makes no sense, or a TLS file cannot be read.
+    """
+    core = connect_async(target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels, catalog=catalog)
+    return Client(core, event_loop_thread())

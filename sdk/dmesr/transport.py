@@ -1,0 +1,395 @@
+"""How calls reach the server: channels, credentials, deadlines and retries. Everything here is async.
+
+Only what may safely happen twice is tried again, and only when the server was unavailable: reads, and writes that the
+wire makes idempotent. A bidirectional stream is never resumed half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from dmesr.errors import (
+    ApiError,
+    ClientClosed,
+    DeadlineExceeded,
+    DmesrError,
+    InvalidInput,
+    ServerUnavailable,
+    StoreUnavailable,
+    from_rpc,
+)
+from dmesr.v1 import admin_pb2
+
+T = TypeVar("T")
+Req = TypeVar("Req", bound=Message)
+Resp = TypeVar("Resp", bound=Message)
+Tag = TypeVar("Tag")
+
+# A batch is cut below this even where the server would take more: room for what is not counted.
+_MESSAGE_BYTES = 3 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+# Batches of a stream that may be unanswered at a time: hides the round trip, bounds the memory.
+_WINDOW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeout:
+    """How long to wait."""
+
+    unary_seconds: float = 30.0  # one call, retries included
+    stream_seconds: float = 120.0  # the next message of a stream; the whole stream may take any time
+
+    def __post_init__(self) -> None:
+        for name in ("unary_seconds", "stream_seconds"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"Timeout.{name} must be above 0, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often, and with which pauses, a call that found the server unavailable is tried again."""
+
+    attempts: int = 5  # in all; 1 never tries again
+    initial_pause_seconds: float = 0.1
+    max_pause_seconds: float = 2.0
+    multiplier: float = 2.0  # each pause is this many times the one before
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise InvalidInput(f"RetryPolicy.attempts must be 1 or more, not {self.attempts!r}")
+
+    def pause_seconds(self, failed_attempts: int) -> float:
+        """The pause after so many failed attempts, with jitter: 50 to 100 % of the exponential value."""
+        pause = self.initial_pause_seconds * self.multiplier ** (failed_attempts - 1)
+        return min(pause, self.max_pause_seconds) * random.uniform(0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TLS:
+    """Whom to trust and who we are. All files are PEM."""
+
+    root_certificates: Path | None = None  # the system's roots when None
+    client_certificate: Path | None = None  # with client_key, for a server that asks for one
+    client_key: Path | None = None
+    server_name_override: str | None = None  # where the certificate names another host than the target
+
+    def __post_init__(self) -> None:
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise InvalidInput("TLS.client_certificate and TLS.client_key go together: give both or neither")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files.
+
+        Raises:
+            InvalidInput: A file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(
+            root_certificates=_read_pem(self.root_certificates),
+            private_key=_read_pem(self.client_key),
+            certificate_chain=_read_pem(self.client_certificate),
+        )
+
+
+def _read_pem(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read the TLS file {path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Rpc(Generic[Req, Resp]):
+    """One call of the wire."""
+
+    name: str  # "Service/Method" of package dmesr.v1
+    request: type[Req]
+    response: type[Resp]
+    idempotent: bool = False  # may be sent twice
+
+    @property
+    def path(self) -> str:
+        """The full method name."""
+        return f"/dmesr.v1.{self.name}"
+
+
+_SERVER_INFO = Rpc(
+    "AdminService/GetServerInfo", admin_pb2.GetServerInfoRequest, admin_pb2.GetServerInfoResponse, idempotent=True
+)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The channels of one event loop."""
+
+    channels: list[grpc.aio.Channel]
+    turns: Iterator[grpc.aio.Channel]
+
+
+class Transport:
+    """The connection to one server, shared by all that a client binds.
+
+    Channels belong to an event loop, so each loop that uses the transport gets its own: a client outlives the
+    `asyncio.run` in which it was first used.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str | None,
+        tls: bool | TLS | None,
+        timeout: Timeout,
+        retry: RetryPolicy,
+        channels: int,
+    ) -> None:
+        if not target or "://" in target:
+            raise InvalidInput(f"target is {target!r}; expected HOST:PORT, for instance 127.0.0.1:50051")
+        if channels < 1:
+            raise InvalidInput(f"channels is {channels}; expected 1 or more")
+        self.target = target
+        self.timeout = timeout
+        self._retry = retry
+        self._tls = TLS() if tls is True else tls or None
+        self._credentials = self._tls.credentials() if self._tls is not None else None
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channels = channels
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+        self._limits: admin_pb2.Limits | None = None
+        self._closed = False
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise ClientClosed("the client is closed; connect again")
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            # Channels of a closed loop can do nothing more; grpc closes them when they are collected.
+            self._pools = {other: pool for other, pool in self._pools.items() if not other.is_closed()}
+            channels = [self._open_channel() for _ in range(self._channels)]
+            pool = self._pools[loop] = _Pool(channels=channels, turns=itertools.cycle(channels))
+        return next(pool.turns)
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        options: list[tuple[str, Any]] = [
+            # The server bounds what it sends; a page of a thousand long items may pass grpc's 4 MiB.
+            ("grpc.max_receive_message_length", -1),
+            # A pool is several connections only if its channels do not share one.
+            ("grpc.use_local_subchannel_pool", 1),
+            # A restarted server is found again within our own pauses, not after grpc's 1 to 120 s.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+        if self._tls is not None and self._tls.server_name_override:
+            options.append(("grpc.ssl_target_name_override", self._tls.server_name_override))
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, options=options)
+        return grpc.aio.secure_channel(self.target, self._credentials, options=options)
+
+    async def close(self) -> None:
+        """Ends the calls under way and closes the channels. Closing twice is fine."""
+        self._closed = True
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        self._pools.clear()  # those of other loops cannot be closed from here; grpc does when they are collected
+        for channel in pool.channels if pool is not None else ():
+            await channel.close(None)
+
+    @contextlib.contextmanager
+    def _errors(self, name: str, seconds: float | None) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, target=self.target, call=name, seconds=seconds) from error
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{name} at {self.target} sent nothing for {seconds:g} s; allow more by connect(timeout=Timeout(…))"
+            ) from error
+        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+            # Closing the channel cancels its calls; to the caller that is no cancellation of its own task.
+            task = asyncio.current_task()
+            if self._closed and not (task is not None and task.cancelling()):
+                raise ClientClosed(f"the client was closed during {name}") from error
+            raise
+
+    async def retrying(
+        self, attempt: Callable[[float | None], Awaitable[T]], *, seconds: float | None, idempotent: bool
+    ) -> T:
+        """Runs `attempt` until it succeeds, fails otherwise than by an unavailable server, or time is up.
+
+        Args:
+            attempt: Gets the seconds that are left, or None for no limit.
+            seconds: For all attempts together; None sets no limit.
+            idempotent: False allows one attempt.
+        """
+        loop = asyncio.get_running_loop()
+        end = None if seconds is None else loop.time() + seconds
+        failed = 0
+        while True:
+            try:
+                return await attempt(None if end is None else max(end - loop.time(), 0.001))
+            except (ServerUnavailable, StoreUnavailable):
+                failed += 1
+                pause = self._retry.pause_seconds(failed)
+                if not idempotent or failed >= self._retry.attempts or (end is not None and loop.time() + pause >= end):
+                    raise
+                await asyncio.sleep(pause)
+
+    async def unary(self, rpc: Rpc[Req, Resp], request: Req, *, seconds: float | None = None) -> Resp:
+        """One request, one response."""
+        limit = self.timeout.unary_seconds if seconds is None else seconds
+
+        async def attempt(left: float | None) -> Resp:
+            call = self._channel().unary_unary(
+                rpc.path,
+                request_serializer=rpc.request.SerializeToString,
+                response_deserializer=rpc.response.FromString,
+            )
+            with self._errors(rpc.name, limit):
+                response: Resp = await call(request, timeout=left, metadata=self._metadata)
+                return response
+
+        return await self.retrying(attempt, seconds=limit, idempotent=rpc.idempotent)
+
+    async def stream(self, rpc: Rpc[Req, Resp], request: Req) -> AsyncGenerator[Resp, None]:
+        """One request, many responses. Not tried again: the caller knows whether starting over is right."""
+        method = self._channel().unary_stream(
+            rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
+        )
+        call = method(request, metadata=self._metadata)
+        seconds = self.timeout.stream_seconds
+        try:
+            responses = call.__aiter__()
+            while True:
+                with self._errors(rpc.name, seconds):
+                    try:
+                        async with asyncio.timeout(seconds):
+                            response = await anext(responses)
+                    except StopAsyncIteration:
+                        return
+                yield response
+        finally:
+            call.cancel()
+
+    async def upload(self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[Req, None]) -> Resp:
+        """Many requests, one response, at most `stream_seconds` for each step. Not tried again."""
+        method = self._channel().stream_unary(
+            rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
+        )
+        call = method(metadata=self._metadata)
+        seconds = self.timeout.stream_seconds
+        try:
+            async with contextlib.aclosing(requests):
+                async for request in requests:
+                    with self._errors(rpc.name, seconds):
+                        try:
+                            async with asyncio.timeout(seconds):
+                                await call.write(request)
+                        except asyncio.InvalidStateError:
+                            break  # the server has answered before the end; the answer says why
+            with self._errors(rpc.name, seconds):
+                async with asyncio.timeout(seconds):
+                    await call.done_writing()
+                    response: Resp = await call
+                return response
+        finally:
+            call.cancel()
+
+    async def exchange(
+        self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[tuple[Req, Tag | None], None]
+    ) -> AsyncGenerator[tuple[Tag, Resp], None]:
+        """Sends requests while answers come back; at most a few tagged ones are unanswered at a time.
+
+        Args:
+            rpc: A call with streams both ways whose answers come in the order of the requests.
+            requests: Each with a tag when it is answered, with None when it is not (a chunk before the last).
+
+        Yields:
+            The tag and its answer.
+        """
+        method = self._channel().stream_stream(
+            rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
+        )
+        call = method(metadata=self._metadata)
+        seconds = self.timeout.stream_seconds
+        unanswered: asyncio.Queue[tuple[Tag] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_WINDOW)
+
+        async def send() -> None:
+            try:
+                async with contextlib.aclosing(requests):
+                    async for request, tag in requests:
+                        if tag is not None:
+                            await room.acquire()
+                        with self._errors(rpc.name, seconds):
+                            async with asyncio.timeout(seconds):
+                                await call.write(request)
+                        if tag is not None:
+                            unanswered.put_nowait((tag,))
+                await call.done_writing()
+            except asyncio.InvalidStateError:
+                pass  # the call has ended; reading its answer tells why
+            finally:
+                unanswered.put_nowait(None)
+
+        sender = asyncio.create_task(send())
+        try:
+            responses = call.__aiter__()
+            while (tagged := await unanswered.get()) is not None:
+                with self._errors(rpc.name, seconds):
+                    try:
+                        async with asyncio.timeout(seconds):
+                            response = await anext(responses)
+                    except StopAsyncIteration:
+                        raise _cut_short(rpc, self.target) from None
+                room.release()
+                yield tagged[0], response
+            await sender
+            with self._errors(rpc.name, seconds):
+                async with asyncio.timeout(seconds):
+                    async for _ in responses:
+                        raise _cut_short(rpc, self.target)
+        except (DmesrError, asyncio.CancelledError):
+            # When sending is what failed (the user's generator raised), the reading end fails only as a consequence.
+            task = asyncio.current_task()
+            if sender.done() and not (task is not None and task.cancelling()):
+                failure = None if sender.cancelled() else sender.exception()
+                if failure is not None:
+                    raise failure from None
+            raise
+        finally:
+            sender.cancel()
+            call.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+
+    async def limits(self) -> admin_pb2.Limits:
+        """The server's limits, asked for once."""
+        if self._limits is None:
+            response = await self.unary(_SERVER_INFO, admin_pb2.GetServerInfoRequest())
+            self._limits = response.limits
+        return self._limits
+
+    async def message_bytes(self) -> int:
+        """How large a message may be made."""
+        return min(_MESSAGE_BYTES, (await self.limits()).max_message_bytes * 3 // 4)
+
+    async def chunk_bytes(self) -> int:
+        """How large a piece of a large thing may be cut."""
+        return min(_CHUNK_BYTES, (await self.limits()).max_message_bytes // 2)
+
+
+def _cut_short(rpc: Rpc[Any, Any], target: str) -> ApiError:
+    return ApiError(
+        f"{rpc.name} at {target}: the answers do not match the requests; is the server of another version?",
+        code=grpc.StatusCode.INTERNAL,
+    )
