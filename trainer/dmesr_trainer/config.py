@@ -1,0 +1,248 @@
+"""What a training run is made of: one frozen, typed value that a run folder and an artefact keep as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CoarseForm = Literal["anchor", "pooled", "concatenated"]
+LossName = Literal["softmax", "bce"]
+Ablation = Literal["alignment", "cross-attention", "original", "routes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The sequence model f_θ (§3.3.3)."""
+
+    name: str = "sasrec"
+    max_history: int = 50  # events: L
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2  # share of activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesConfig:
+    """Which sources of the recipe play which part.
+
+    Attributes:
+        coarse: The sources of the coarse view. The first is the anchor that the others are aligned to (eq. 3); where an
+            item lacks it, the first of the others that it has stands in. Sources that the recipe lacks are left out.
+        fine: The source of the fine view (eq. 4), or None for a model with the coarse view only.
+        coarse_form: "anchor": the anchor's vector is the coarse view (§3.2.3). "pooled": the sum of those that the item
+            has. "concatenated": one more Linear over all of them side by side (the paper's ablation without alignment).
+        bias: Whether semantics also say how well an item sells; a new item has no bias of its own.
+    """
+
+    coarse: tuple[str, ...] = ("text", "hybrid", "image")
+    fine: str | None = "original"
+    coarse_form: CoarseForm = "anchor"
+    bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The two Linears of eq. 1 and the whitening before them."""
+
+    whiten: bool = True
+    whitened_dims: int = 256  # at most
+    items_per_dim: float = 4.0  # at least; else whitening a small catalogue makes all items orthogonal
+    hidden_share: float = 0.5  # d1 = hidden_share · d0
+    fold: bool = True  # multiply W2·W1 once a step instead of running every item through both
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Contrastive alignment of the coarse routes (eq. 2–3)."""
+
+    weight: float = 0.05  # α of eq. 8
+    temperature: float = 2.0  # τ
+    positive_in_denominator: bool = False  # False is eq. 2 as printed; True is InfoNCE
+    mask_equal_content: bool = True  # leave items with the same description out of the denominator
+    max_items: int = 512  # unique items of a batch that are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Bidirectional cross-attention (eq. 5)."""
+
+    enabled: bool = True
+    heads: int = 1
+    residual: bool = True  # add what was refined to what it refines
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdConfig:
+    """Vectors and biases learned for each item by its id."""
+
+    vectors: bool = True
+    bias: bool = True
+    dropout: float = 0.0  # share of items that stand on their semantics alone in a step, as new items must
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The recommendation loss."""
+
+    name: LossName = "softmax"  # "bce" is eq. 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """Adam (with decoupled weight decay) and when to stop."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    batch_size: int = 128  # windows
+    windows: Literal["random", "last"] = "random"  # of a history longer than L
+    epochs: int = 100  # at most
+    patience: int = 20  # epochs without a better validation NDCG
+    warmup_steps: int = 0
+    decay: Literal["none", "cosine"] = "none"  # of the learning rate, over `epochs`
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """§4.1.4."""
+
+    k: int = 10
+    negatives: int = 100
+    seed: int = 0  # of the negatives; not the run's seed, so that runs with other seeds meet the same candidates
+    exclude_history: bool = True  # from the full ranking
+    users_per_batch: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what comes out of a run, besides the data."""
+
+    method: str = "dmesr"
+    dim: int = 128  # of one view: d
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu", "cuda"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    ids: IdConfig = field(default_factory=IdConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @classmethod
+    def preset(cls, method: str, *, backbone: str = "sasrec", **changes: Any) -> TrainConfig:
+        """The settings that a method is meant to run with.
+
+        Args:
+            method: "dmesr", "dmesr-paper", "none" or "popularity".
+            backbone: "sasrec".
+            **changes: Other fields of `TrainConfig`, or of its parts as "part__field".
+
+        Raises:
+            ValueError: The method, the backbone or a field is unknown.
+        """
+        if method not in _PRESETS:
+            raise ValueError(f"unknown method {method!r}; choose one of {', '.join(sorted(_PRESETS))}")
+        if backbone not in BACKBONES:
+            raise ValueError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
+        base = cls(method=method, backbone=BackboneConfig(name=backbone))
+        return base.changed(**{**_PRESETS[method], **changes})
+
+    def changed(self, **changes: Any) -> TrainConfig:
+        """A copy with some fields changed; "part__field" reaches into a part.
+
+        Raises:
+            ValueError: A field is unknown.
+        """
+        own = {key: value for key, value in changes.items() if "__" not in key}
+        parts: dict[str, dict[str, Any]] = {}
+        for key, value in changes.items():
+            if "__" in key:
+                part, name = key.split("__", 1)
+                parts.setdefault(part, {})[name] = value
+        try:
+            own |= {part: dataclasses.replace(getattr(self, part), **values) for part, values in parts.items()}
+            return dataclasses.replace(self, **own)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"unknown setting: {error}") from None
+
+    def without(self, *ablations: Ablation) -> TrainConfig:
+        """The method less one of its parts (Table 3).
+
+        Args:
+            *ablations: "alignment" (w/o CL: the routes are concatenated), "cross-attention" (w/o CA), "original"
+                (w/o Ori-view), "routes" (w/o TWP: the text route alone).
+
+        Raises:
+            ValueError: An ablation is unknown.
+        """
+        config = self
+        for ablation in ablations:
+            match ablation:
+                case "alignment":
+                    config = config.changed(alignment__weight=0.0, sources__coarse_form="concatenated")
+                case "cross-attention":
+                    config = config.changed(fusion__enabled=False)
+                case "original":
+                    config = config.changed(sources__fine=None)
+                case "routes":
+                    config = config.changed(sources__coarse=config.sources.coarse[:1], sources__coarse_form="anchor")
+                case _:
+                    known = ", ".join(typing.get_args(Ablation))
+                    raise ValueError(f"unknown part {ablation!r}; what can be left out is {known}")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON keeps them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The reverse of `to_dict`; what is left out has its default.
+
+        Raises:
+            ValueError: A key is unknown.
+        """
+        return typing.cast(TrainConfig, _from_dict(cls, values, path=""))
+
+
+def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
+    types = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise ValueError(f"unknown setting {path + unknown[0]!r}; known there: {', '.join(sorted(types))}")
+    made = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(types[key]):
+            made[key] = _from_dict(types[key], value, path=f"{path}{key}.")
+        else:
+            made[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+BACKBONES = ("sasrec",)
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "dmesr": {},
+    # The recipe as printed: eq. 1–8, the settings of §4.1.3, nothing that the paper does not name.
+    "dmesr-paper": {
+        "adapter__whiten": False,
+        "alignment__weight": 0.1,
+        "alignment__mask_equal_content": False,
+        "fusion__residual": False,
+        "ids__vectors": False,
+        "ids__bias": False,
+        "sources__bias": False,
+        "loss__name": "bce",
+        "optimiser__windows": "last",
+        "backbone__heads": 1,
+    },
+    "none": {},
+    "popularity": {},
+}
+METHODS = tuple(_PRESETS)

@@ -1,0 +1,34 @@
+"""Adapters: a source's vectors in the recommender's space (eq. 1 and 4). Shapes: N items, D0 → d1 → D."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Adapter(nn.Module):
+    """W2·(W1·e + b1) + b2.
+
+    There is no activation between the two, so W2·W1 can be multiplied first: N·D0·D instead of N·(D0·d1 + d1·D)
+    multiplications a step, with the same values and gradients.
+    """
+
+    def __init__(self, *, width: int, hidden: int, dim: int, fold: bool) -> None:
+        """Builds it.
+
+        Args:
+            width: D0, or what whitening left of it.
+            hidden: d1.
+            dim: D.
+            fold: Whether to multiply W2·W1 first.
+        """
+        super().__init__()
+        self.fold = fold
+        self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, vectors_ND0: Tensor) -> Tensor:  # noqa: D102
+        if not self.fold:
+            return self.second(self.first(vectors_ND0))
+        weight_DD0 = self.second.weight @ self.first.weight
+        bias_D = torch.addmv(self.second.bias, self.second.weight, self.first.bias)
+        return nn.functional.linear(vectors_ND0, weight_DD0, bias_D)

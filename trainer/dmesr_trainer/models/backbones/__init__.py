@@ -1,0 +1,18 @@
+"""Sequence models f_θ (§3.3.3), one file each."""
+
+from __future__ import annotations
+
+from dmesr_trainer.config import BackboneConfig
+from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.backbones.sasrec import SasRec
+
+
+def create(config: BackboneConfig, *, dim: int) -> Backbone:
+    """Makes a backbone.
+
+    Raises:
+        ValueError: The name is unknown, or `dim` does not divide among the heads.
+    """
+    if config.name == "sasrec":
+        return SasRec(config, dim=dim)
+    raise ValueError(f"unknown backbone {config.name!r}; choose sasrec")

@@ -1,0 +1,32 @@
+"""What a backbone is. Shapes: B sequences, L positions, D width of a view."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module, ABC):
+    """Turns a sequence of item vectors into the user's state at each position.
+
+    Attributes:
+        causal: Whether a position sees only what is not later. The cross-attention's mask follows it: without it,
+            position k would see item k+1, its own label.
+        max_history: L at most.
+    """
+
+    causal: bool
+    max_history: int
+
+    @abstractmethod
+    def forward(self, inputs_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Runs the sequence model.
+
+        Args:
+            inputs_BLD: Oldest first, padded at the end.
+            lengths_B: int64; how many positions count.
+
+        Returns:
+            float32 [B, L, D].
+        """

@@ -1,0 +1,223 @@
+"""What every method is: items and histories become vectors whose dot product is the score (eq. 6).
+
+Shapes: B windows or users, L positions, N items of the sequences, M items that a step needs, P targets of a step,
+V = width of an item's vector: its views side by side, then its bias.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dmesr_trainer import losses
+from dmesr_trainer.batching import Batch
+from dmesr_trainer.config import TrainConfig
+from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.ids import IdPart
+
+
+@dataclass(frozen=True)
+class View:
+    """A slice of an item's vector with a meaning of its own; a score's share of it is the dot product over it."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """An input of the item tower."""
+
+    name: str
+    dim: int
+
+
+class StepLoss(NamedTuple):
+    """The loss of one step and what it is made of."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Recommender(nn.Module, ABC):
+    """A method. Everything outside this class works through these names alone.
+
+    Attributes:
+        method: Its name.
+        backbone_name: Its sequence model's name; "" where it has none.
+        max_history: L: the events that the user tower looks at.
+        views: The slices of an item's vector.
+        sources: What the item tower reads; empty for a method that knows items by id alone.
+    """
+
+    method: str
+    backbone_name: str
+    max_history: int
+    views: tuple[View, ...]
+    sources: tuple[SourceSpec, ...]
+    indexed_N: Tensor
+
+    @property
+    def vector_dim(self) -> int:
+        """V."""
+        return self.views[-1].stop
+
+    @abstractmethod
+    def item_vectors(self) -> Tensor:
+        """Every item's vector, float32 [N, V]: the item tower's plus the item's own part."""
+
+    @abstractmethod
+    def user_vectors(self, vectors_BTV: Tensor, lengths_B: Tensor) -> Tensor:
+        """The user tower.
+
+        Args:
+            vectors_BTV: The history's item vectors, oldest first, padded at the end. T may be 0.
+            lengths_B: int64; how many of them count.
+
+        Returns:
+            float32 [B, V]; finite even for an empty history.
+        """
+
+    @abstractmethod
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """What each item adds to the item tower's vector: float32 [N, V], and bool [N] that tells who has one."""
+
+    def item_tower(self) -> nn.Module | None:
+        """The module behind item_tower.onnx: (vectors, present) of each of `sources` in turn → [N, V]."""
+        return None
+
+    def forward(self, batch: Batch) -> StepLoss:
+        """The training loss of one batch; only methods that learn have one."""
+        raise NotImplementedError(f"method {self.method!r} learns nothing by steps")
+
+
+def name_views(names: Sequence[str], *, dim: int) -> tuple[View, ...]:
+    """Views of `dim` numbers each, side by side, then the bias."""
+    views = tuple(View(name, place * dim, (place + 1) * dim) for place, name in enumerate(names))
+    end = len(names) * dim
+    return (*views, View("bias", end, end + 1))
+
+
+class SequentialRecommender(Recommender):
+    """A backbone over item vectors, tied: the same vectors are the input and what is scored against.
+
+    Subclasses say where the items' semantics come from and how the views of a sequence meet before the backbone.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        views: Sequence[str],
+        sources: tuple[SourceSpec, ...],
+        backbone: Backbone,
+        train_counts_N: Tensor,
+    ) -> None:
+        """Builds it.
+
+        Args:
+            config: The run's settings.
+            views: The names of the item vector's views, without the bias.
+            sources: What the item tower reads.
+            backbone: f_θ, one for all views.
+            train_counts_N: int64 training events of each item.
+        """
+        super().__init__()
+        self.method, self.backbone_name = config.method, config.backbone.name
+        self.max_history = config.backbone.max_history
+        self.views, self.sources = name_views(views, dim=config.dim), sources
+        self.dim, self.n_views = config.dim, len(views)
+        self.loss_name = config.loss.name
+        self.backbone = backbone
+        self.ids = IdPart(n_items=len(train_counts_N), n_views=self.n_views, dim=config.dim, config=config.ids)
+        # Items without a training event keep their row of the id tables at zero for ever: they are new to the model.
+        self.register_buffer("trained_N", train_counts_N > 0, persistent=False)
+        self.register_buffer("trained_M", torch.nonzero(train_counts_N > 0).squeeze(1), persistent=False)
+
+    def semantics(self, items_M: Tensor | None) -> Tensor | None:
+        """What the item tower gives for these items (all when None): float32 [M, V]; None for a method without."""
+        return None
+
+    def fuse(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Lets the views of a sequence, each [B, L, D], exchange before the backbone (eq. 5)."""
+        return views
+
+    def auxiliary_losses(self, items_M: Tensor) -> dict[str, Tensor]:
+        """Further losses over the unique items of a batch, already weighted."""
+        return {}
+
+    @property
+    def indexed_N(self) -> Tensor:  # type: ignore[override]
+        """Which items can be recommended: those with a source present or with a part of their own."""
+        return self.parts()[1]
+
+    def parts(self) -> tuple[Tensor, Tensor]:  # noqa: D102
+        has_part_N = self.trained_N if self.ids.learns else torch.zeros_like(self.trained_N)
+        return self.ids(None) * has_part_N[:, None], has_part_N
+
+    def item_vectors(self) -> Tensor:  # noqa: D102
+        part_NV, _ = self.parts()
+        semantic_NV = self.semantics(None)
+        return part_NV if semantic_NV is None else semantic_NV + part_NV
+
+    def _step_vectors(self, items_M: Tensor) -> Tensor:
+        """Vectors of the items of a training step, all of them with training events; [M, V]."""
+        semantic_MV = self.semantics(items_M)
+        part_MV = self.ids(items_M)
+        if semantic_MV is None:
+            return part_MV
+        return semantic_MV + self.ids.drop(part_MV)
+
+    def states(self, vectors_BLV: Tensor, lengths_B: Tensor) -> Tensor:
+        """The user vector after each position: float32 [B, L, V]. No position sees a later one."""
+        views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
+        views = self.fuse(views)
+        # One pass for all views: they share f_θ.
+        states = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views)).chunk(self.n_views)
+        # The user's side of the bias is 1.
+        return nn.functional.pad(torch.cat(states, dim=-1), (0, 1), value=1.0)
+
+    def user_vectors(self, vectors_BTV: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
+        # One more column, so that there is a position to read when T = 0.
+        vectors_BTV = nn.functional.pad(vectors_BTV, (0, 0, 0, 1))
+        window_L = torch.arange(self.max_history, device=lengths_B.device)[: vectors_BTV.shape[1]]
+        index_BL = (lengths_B - self.max_history).clamp(min=0)[:, None] + window_L
+        index_BL = index_BL.clamp(max=vectors_BTV.shape[1] - 1)
+        vectors_BLV = vectors_BTV.gather(1, index_BL[..., None].expand(-1, -1, vectors_BTV.shape[2]))
+        recent_B = lengths_B.clamp(max=self.max_history)
+        # What lies behind the end may hold anything; at length 0 it is read.
+        vectors_BLV = vectors_BLV.masked_fill((window_L >= recent_B[:, None])[..., None], 0.0)
+        states_BLV = self.states(vectors_BLV, recent_B)
+        last_B11 = (recent_B - 1).clamp(min=0)[:, None, None]
+        return states_BLV.gather(1, last_B11.expand(-1, 1, states_BLV.shape[2])).squeeze(1)
+
+    def forward(self, batch: Batch) -> StepLoss:
+        """The recommendation loss plus the method's own (eq. 8)."""
+        in_use_BL = batch.mask_BL
+        if self.loss_name == "softmax":
+            # Every trained item is a candidate, and inputs are training events, so this is all that is needed.
+            items_M = self.trained_M
+        else:
+            assert batch.negatives_BL is not None
+            items_M = torch.unique(
+                torch.cat([batch.inputs_BL[in_use_BL], batch.targets_BL[in_use_BL], batch.negatives_BL[in_use_BL]])
+            )
+        place_N = torch.zeros(len(self.trained_N), dtype=torch.int64, device=items_M.device)
+        place_N[items_M] = torch.arange(len(items_M), device=items_M.device)
+        items_MV = self._step_vectors(items_M)
+        vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV) * in_use_BL[..., None]
+        states_PV = self.states(vectors_BLV, in_use_BL.sum(1))[in_use_BL]
+        targets_P = place_N[batch.targets_BL[in_use_BL]]
+        if self.loss_name == "softmax":
+            recommend = losses.softmax_loss(states_PV, items_MV, targets_P)
+        else:
+            negatives_P = place_N[batch.negatives_BL[in_use_BL]]
+            recommend = losses.bce_loss(states_PV, items_MV[targets_P], items_MV[negatives_P])
+        parts = {"recommend": recommend, **self.auxiliary_losses(torch.unique(batch.inputs_BL[in_use_BL]))}
+        return StepLoss(total=torch.stack(list(parts.values())).sum(), parts=parts)
