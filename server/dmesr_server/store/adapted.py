@@ -1,0 +1,78 @@
+"""The `adapted_<model>` tables: what a model's item tower made of each item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .items import RowOutcome
+from .tables import Database, encoded
+from .vectors import SourceColumn, VectorTable
+
+PREFIX = "adapted_"
+#: The one source of an adapted table.
+VECTOR = "vector"
+
+
+class AdaptedTable(VectorTable):
+    """The adapted vectors of one model. N items, V width of the model's item vector."""
+
+    def __init__(self, *, database: Database, model_key: str, dim: int | None = None):
+        """Names the table.
+
+        Args:
+            database: Where it lives.
+            model_key: What tells the model from all others of the catalog.
+            dim: V; None takes the width of the first vectors written.
+
+        Raises:
+            ServiceError: DIMENSION_MISMATCH when there are vectors of another width.
+        """
+        super().__init__(database=database, name=PREFIX + encoded(model_key), dims={} if dim is None else {VECTOR: dim})
+        self.model_key = model_key
+        if dim is not None:
+            self.declare(VECTOR, dim)
+
+    @property
+    def dim(self) -> int:
+        """The width V; 0 when it is not known yet."""
+        return self.sources().get(VECTOR, 0)
+
+    def upsert(  # type: ignore[override]
+        self, item_ids: Sequence[str], vectors: np.ndarray, input_hashes: Sequence[str]
+    ) -> list[RowOutcome]:
+        """Writes vectors; rows with the same input hash are not written again.
+
+        Args:
+            item_ids: N ids.
+            vectors: [N, V] float32.
+            input_hashes: Hash of what each vector was made from.
+
+        Raises:
+            ServiceError: DIMENSION_MISMATCH, NON_FINITE_VECTOR, STORE_FULL or STORE_UNAVAILABLE; nothing was written.
+        """
+        self.declare(VECTOR, vectors.shape[1])
+        present_N = np.ones(len(item_ids), dtype=bool)
+        return super().upsert(item_ids, {VECTOR: SourceColumn(vectors, present_N, list(input_hashes))})
+
+    def input_hashes(self) -> dict[str, str]:
+        """The input hash of every item."""
+        if not self.dim:
+            return {}
+        rows = self._table.select(["item_id", f"hash_{VECTOR}"])
+        return dict(zip(rows["item_id"].to_pylist(), rows[f"hash_{VECTOR}"].to_pylist(), strict=True))
+
+    def read_all(self) -> tuple[list[str], np.ndarray]:
+        """Ids in order, and their vectors [N, V] float32."""
+        dim = self.dim
+        if not dim:
+            return [], np.zeros((0, 0), np.float32)
+        rows = self._table.select(["item_id", f"vector_{VECTOR}"]).combine_chunks()
+        rows = rows.take(pc.sort_indices(rows["item_id"])).combine_chunks()
+        if not rows.num_rows:
+            return [], np.zeros((0, dim), np.float32)
+        vectors: pa.FixedSizeListArray = rows[f"vector_{VECTOR}"].chunk(0)
+        return rows["item_id"].to_pylist(), vectors.flatten().to_numpy().reshape(-1, dim)

@@ -1,0 +1,555 @@
+"""What the tables of the store share: opening, reading, merging, house-keeping, and what a fault is called.
+
+A :class:`Table` is a handle that any thread may use; every read sees what other processes have committed. A
+:class:`Snapshot` is one version of a table: it stays what it is while others write.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lancedb.index import BTree
+
+from ..errors import ServiceError
+
+log = logging.getLogger(__name__)
+
+#: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
+_KEY_METADATA = {"lance-schema:unenforced-primary-key:position": "1"}
+
+IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
+WRITES_BEFORE_OPTIMISE = 20
+ROWS_BEFORE_OPTIMISE = 100_000
+#: Compaction rewrites every fragment that is not full. Waiting for the table to grow by this share keeps the bytes
+#: rewritten within a small multiple of the bytes written, however many small writes there are.
+GROWTH_BEFORE_OPTIMISE = 0.25
+WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
+KEEP_VERSIONS = timedelta(minutes=30)  # how long a reader may take over an unpinned version
+COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
+
+#: Schema metadata: tells a table from one of the same name that was dropped.
+_INCARNATION = b"dmesr:incarnation"
+
+_Result = TypeVar("_Result")
+
+
+def encoded(name: str) -> str:
+    """A name as lower-case letters, digits and "_" only, one for one: safe in SQL, paths and on any file system."""
+    return "".join(
+        character if character in "abcdefghijklmnopqrstuvwxyz0123456789" else f"_{byte:02x}"
+        for character, byte in ((chr(byte), byte) for byte in name.encode())
+    )
+
+
+def decoded(name: str) -> str:
+    """The name behind :func:`encoded`."""
+    return re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), name.encode()).decode()
+
+
+def literal(text: str) -> str:
+    """A text as an SQL literal. Doubling the quote is all that the dialect asks for."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def is_in(column: str, values: Sequence[str]) -> str:
+    """An SQL condition: the column is one of the values."""
+    return f"{column} IN ({','.join(map(literal, values))})"
+
+
+def key_field(name: str) -> pa.Field:
+    """The field of a table's key."""
+    return pa.field(name, pa.string(), nullable=False, metadata=_KEY_METADATA)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns faults of LanceDB and of the disk into ServiceError.
+
+    Raises:
+        ServiceError: STORE_FULL when the disk is full, STORE_UNAVAILABLE for anything else.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise _service_error(what, error) from error
+    except ValueError as error:
+        if not _is_gone(error):
+            raise
+        raise _service_error(what, error) from error
+
+
+def _service_error(what: str, error: Exception) -> ServiceError:
+    text = str(error)
+    if re.search(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", text):
+        return ServiceError(
+            "STORE_FULL",
+            f"the disk under the store is full: {what} was not done and nothing of it was written; "
+            "free some space, then send it again",
+            operation=what,
+        )
+    cause = re.sub(r",? /\S*(?:\.cargo|/rustc|library/core)/?\S*", "", text).strip()
+    return ServiceError(
+        "STORE_UNAVAILABLE", f"the store failed at {what}: {cause}; see that it can be reached", operation=what
+    )
+
+
+def _is_gone(error: Exception) -> bool:
+    text = str(error)
+    return "was not found" in text or ("Not found" in text and "_versions" in text)
+
+
+def _is_conflict(error: Exception) -> bool:
+    return bool(re.search(r"conflict|concurrent writers|Retryable|preempted", str(error), re.IGNORECASE))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did, in rows."""
+
+    inserted: int
+    updated: int
+
+
+class Database:
+    """One LanceDB database: the tables of one catalog."""
+
+    def __init__(self, *, uri: str):
+        """Opens the database.
+
+        Args:
+            uri: A folder (made when it is first written to) or any URI of `lancedb.connect`.
+        """
+        self.uri = uri
+        with translated(f"opening {uri}"):
+            # Zero: every read asks for the newest version, so other processes' writes are seen at once.
+            self.connection = lancedb.connect(uri, read_consistency_interval=timedelta(0))
+
+    def names(self) -> list[str]:
+        """Names of the tables, sorted."""
+        names: list[str] = []
+        with translated("listing the tables"):
+            token: str | None = None
+            while True:
+                page = self.connection.list_tables(page_token=token, limit=1_000)
+                names += page.tables
+                token = page.page_token
+                if not token:
+                    return sorted(names)
+
+    def drop(self, name: str) -> None:
+        """Drops a table; nothing happens when there is none."""
+        with translated(f"dropping the table {name}"):
+            self.connection.drop_table(name, ignore_missing=True)
+
+    def folder(self, name: str) -> Path | None:
+        """The folder of a table, or None where the database is remote."""
+        return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a table. Rows never change under it.
+
+    Attributes:
+        version: The version; 0 when the table does not exist yet.
+        schema: The columns of that version.
+        handle: The LanceDB table, checked out; None when it does not exist yet.
+    """
+
+    version: int
+    schema: pa.Schema
+    handle: Any
+
+    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
+        """Rows that meet the condition, in no particular order.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND when house-keeping has taken the version away meanwhile.
+        """
+        if self.handle is None:
+            return pa.schema([self.schema.field(column) for column in columns]).empty_table()
+        try:
+            return _select(self.handle, columns, where)
+        except RuntimeError as error:
+            if "Not found" in str(error):
+                raise version_not_found(self.version) from error
+            raise _service_error("a read", error) from error
+
+    def count(self) -> int:
+        """How many rows there are."""
+        if self.handle is None:
+            return 0
+        with translated("counting rows"):
+            return int(self.handle.count_rows())
+
+    def nearest(self, vector: np.ndarray, *, column: str, rows: int, where: str) -> pa.Table:
+        """The rows nearest to a vector by cosine, exactly: the key of each and `_distance`, 1 - cosine."""
+        assert self.handle is not None
+        with translated("a search"):
+            query = self.handle.search(vector, vector_column_name=column).distance_type("cosine")
+            query = query.bypass_vector_index().where(where).select([self.schema.names[0], "_distance"])
+            return query.limit(rows).to_arrow()
+
+
+@dataclass(frozen=True)
+class KeyOrder:
+    """The keys of one version of a table.
+
+    Attributes:
+        incarnation: Which table of that name it is.
+        version: Its version.
+        keys: The keys in order of their UTF-8 bytes.
+        disorder: Share of rows that stand before a smaller key in the files: 0 when they are in order.
+    """
+
+    incarnation: bytes
+    version: int
+    keys: pa.Array
+    disorder: float
+
+
+def version_not_found(version: int) -> ServiceError:
+    """The version is not, or no longer, there."""
+    return ServiceError(
+        "VERSION_NOT_FOUND",
+        f"version {version} of the table does not exist (any more): old versions are cleaned up after "
+        f"{int(KEEP_VERSIONS.total_seconds() // 60)} minutes; pin the newest version and read that",
+        version=version,
+    )
+
+
+def _select(handle: Any, columns: Sequence[str], where: str | None) -> pa.Table:
+    query = handle.search().select(list(columns)).limit(None)
+    return (query.where(where) if where else query).to_arrow().select(list(columns))
+
+
+class Table:
+    """One table, for any thread of this process."""
+
+    def __init__(self, *, database: Database, name: str, schema: pa.Schema, indexed: Sequence[str]):
+        """Names the table; it is made when it is first written to.
+
+        Args:
+            database: Where it lives.
+            name: Its name, safe already (:func:`encoded`).
+            schema: The columns that it is made with. The first one is the key.
+            indexed: Columns that get a BTREE index.
+        """
+        self.name = name
+        self.key: str = schema.names[0]
+        self._database = database
+        self._schema = schema
+        self._indexed = tuple(indexed)
+        self._handle: Any = None
+        self._opening = threading.Lock()
+        # Writers of one process stand in line: it is cheaper than letting lance find the conflict and try again.
+        self._writing = threading.RLock()
+        self._writes = 0
+        self._rows = 0
+        self._key_order: KeyOrder | None = None
+
+    # Opening
+
+    def _open(self, *, create: bool) -> Any:
+        with self._opening:
+            if self._handle is None:
+                self._handle = self._opened(create=create)
+            return self._handle
+
+    def _opened(self, *, create: bool) -> Any:
+        connection = self._database.connection
+        try:
+            return connection.open_table(self.name)
+        except ValueError as error:
+            if not _is_gone(error):
+                raise
+        if not create:
+            return None
+        schema = self._schema.with_metadata({_INCARNATION: uuid.uuid4().hex})
+        handle = connection.create_table(self.name, schema=schema, exist_ok=True)
+        for column in self._indexed:
+            try:
+                handle.create_index(column, config=BTree(), replace=False)
+            except (RuntimeError, ValueError) as error:  # another process made it first
+                log.debug("index on %s.%s: %s", self.name, column, error)
+        return handle
+
+    def attempt(self, what: str, act: Callable[[Any], _Result], *, create: bool = False, missing: _Result) -> _Result:
+        """Does something with the live table, opening it anew when it was dropped and made again behind our back.
+
+        Args:
+            what: For messages.
+            act: Gets the LanceDB table.
+            create: Make the table when there is none.
+            missing: The answer when there is none and it is not made.
+        """
+        with translated(what):
+            for last in (False, True):
+                handle = self._open(create=create)
+                if handle is None:
+                    return missing
+                try:
+                    return act(handle)
+                except (RuntimeError, ValueError) as error:
+                    if last or not _is_gone(error):
+                        raise
+                    with self._opening:
+                        self._handle = None
+        raise AssertionError("unreachable")
+
+    # Reading
+
+    def schema(self) -> pa.Schema:
+        """The columns as they are now."""
+        return self.attempt("reading the schema", lambda handle: handle.schema, missing=self._schema)
+
+    def version(self) -> int:
+        """The newest version; 0 when the table does not exist yet."""
+        return self.attempt("reading the version", lambda handle: int(handle.version), missing=0)
+
+    def count(self, *, where: str | None = None) -> int:
+        """How many rows meet the condition."""
+        return self.attempt("counting rows", lambda handle: int(handle.count_rows(where)), missing=0)
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """One version, to read in several steps.
+
+        Args:
+            version: The version; None is the newest.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND.
+        """
+
+        def check_out(live: Any) -> Snapshot:
+            wanted = int(live.version) if version is None else version
+            handle = self._database.connection.open_table(self.name)
+            try:
+                handle.checkout(wanted)
+            except ValueError as error:
+                raise version_not_found(wanted) from error
+            return Snapshot(version=wanted, schema=handle.schema, handle=handle)
+
+        nothing = Snapshot(version=0, schema=self._schema, handle=None)
+        found = self.attempt("opening a version", check_out, missing=nothing)
+        if found is nothing and version:
+            raise version_not_found(version)
+        return found
+
+    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
+        """Rows of the newest version that meet the condition, in no particular order."""
+        missing = pa.schema([self._schema.field(column) for column in columns if column in self._schema.names])
+        return self.attempt("a read", lambda handle: _select(handle, columns, where), missing=missing.empty_table())
+
+    def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
+        """Rows of the newest version whose column is one of the values, in no particular order."""
+        return select_in(self.select, columns, column=column, values=values)
+
+    def key_order(self, snapshot: Snapshot) -> KeyOrder:
+        """The keys of a snapshot in order. Those of the newest version read are kept for the next reader."""
+        kept = self._key_order
+        # A table that another process dropped and made again counts its versions from 1 again.
+        incarnation = (snapshot.schema.metadata or {}).get(_INCARNATION, b"")
+        if kept is not None and (kept.incarnation, kept.version) == (incarnation, snapshot.version):
+            return kept
+        keys = snapshot.select([self.key])[self.key].combine_chunks()
+        steps_back = pc.sum(pc.greater(keys[:-1], keys[1:])).as_py() if len(keys) > 1 else 0
+        order = KeyOrder(
+            incarnation=incarnation,
+            version=snapshot.version,
+            keys=keys.take(pc.sort_indices(keys)) if steps_back else keys,
+            disorder=steps_back / max(len(keys), 1),
+        )
+        if kept is None or kept.incarnation != incarnation or kept.version < snapshot.version:
+            self._key_order = order
+        return order
+
+    def ranges(
+        self, snapshot: Snapshot, columns: Sequence[str], *, rows: int, after: str | None = None
+    ) -> Iterator[pa.Table]:
+        """A snapshot in order of its key, at most so many rows at a time, each a table without chunks.
+
+        Each step asks for a range of the key. That reads about as fast as a plain scan when rows were written in
+        about that order (enrichment does), and holds no more than the step in memory.
+        """
+        keys = self.key_order(snapshot).keys
+        start = 0 if after is None else _position_after(keys, after)
+        for first in range(start, len(keys), rows):
+            last = min(first + rows, len(keys)) - 1
+            where = f"{self.key} >= {literal(keys[first].as_py())} AND {self.key} <= {literal(keys[last].as_py())}"
+            yield ordered(snapshot.select(columns, where=where), by=self.key)
+
+    # Writing
+
+    def merge(self, rows: pa.Table, *, condition: str | None = None, update: bool = True) -> Merged:
+        """Inserts rows, and replaces the rows of the same key.
+
+        Args:
+            rows: Keys must be unique. A row that replaces another keeps the columns that are not given.
+            condition: Replace only where this holds, in terms of `target.` and `source.`.
+            update: False leaves rows alone that are there already.
+
+        Raises:
+            ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
+        """
+
+        def act(handle: Any) -> Merged:
+            builder = handle.merge_insert(self.key).when_not_matched_insert_all()
+            if update:
+                builder = builder.when_matched_update_all(where=condition)
+            # "null" leaves absent vectors as they are; "error" would call them vectors of a wrong length.
+            fields = [field for field in handle.schema if field.name in rows.column_names]
+            exact = rows.select([field.name for field in fields]).cast(pa.schema(fields))
+            result = builder.execute(exact, on_bad_vectors="null")
+            return Merged(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
+
+        # Rows of a fragment in order of the key make ordered reads read files front to back.
+        rows = ordered(rows, by=self.key)
+        merged = self._commit(f"writing {rows.num_rows} rows to {self.name}", act)
+        self._wrote(rows.num_rows)
+        return merged
+
+    def delete(self, *, column: str, values: Sequence[str]) -> None:
+        """Deletes the rows whose column is one of the values."""
+        for start in range(0, len(values), IDS_PER_QUERY):
+            where = is_in(column, values[start : start + IDS_PER_QUERY])
+            # A delete that finds nothing would still make a version.
+            if self.count(where=where):
+                self._commit(f"deleting from {self.name}", lambda handle, where=where: handle.delete(where))
+                self._wrote(0)
+
+    def change(self, what: str, act: Callable[[Any], _Result]) -> _Result:
+        """Changes the table itself, for instance its columns or tags; made when there is none."""
+        return self._commit(what, act)
+
+    def pin(self, tag: str, version: int) -> None:
+        """Keeps a version readable. The same pin again changes nothing."""
+        self.snapshot(version)
+
+        def act(handle: Any) -> None:
+            known = handle.tags.list()
+            if tag not in known:
+                handle.tags.create(tag, version)
+            elif int(known[tag]["version"]) != version:
+                handle.tags.update(tag, version)
+
+        self._commit(f"pinning version {version}", act)
+        self.snapshot(version)  # house-keeping may have been quicker than the tag
+
+    def unpin(self, tag: str) -> None:
+        """Gives a pin back; nothing happens when there is none."""
+
+        def act(handle: Any) -> None:
+            if tag in handle.tags.list():
+                handle.tags.delete(tag)
+
+        self.attempt("giving a pin back", act, missing=None)
+
+    def drop(self) -> None:
+        """Drops the table."""
+        with self._writing, self._opening:
+            self._handle = None
+            self._key_order = None
+            self._database.drop(self.name)
+
+    def _commit(self, what: str, act: Callable[[Any], _Result]) -> _Result:
+        deadline = time.monotonic() + COMMIT_SECONDS
+        pause = 0.01  # s
+        with self._writing:
+            while True:
+                try:
+                    return self.attempt(what, act, create=True, missing=None)  # type: ignore[arg-type]
+                except ServiceError as error:
+                    cause = error.__cause__
+                    if not isinstance(cause, Exception) or not _is_conflict(cause) or time.monotonic() > deadline:
+                        raise
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, 1.0)
+
+    # House-keeping
+
+    def _wrote(self, rows: int) -> None:
+        with self._writing:
+            self._writes += 1
+            self._rows += rows
+            due = self._writes >= WRITES_BEFORE_OPTIMISE or self._rows >= ROWS_BEFORE_OPTIMISE
+            if not due:
+                return
+            grown = self._rows >= GROWTH_BEFORE_OPTIMISE * self.count()
+            if grown or self._writes >= WRITES_BEFORE_OPTIMISE_ANYWAY:
+                self.optimise()
+
+    def optimise(self) -> None:
+        """Compacts fragments, brings the indexes up to date and drops old versions, pinned ones apart.
+
+        Never raises: what was written is safe without it, and the next write tries again.
+        """
+        with self._writing:
+            self._writes = self._rows = 0
+            try:
+                self.attempt("house-keeping", self._optimise, missing=None)
+            except ServiceError as error:
+                log.warning("house-keeping of %s is put off: %s", self.name, error)
+
+    def _optimise(self, handle: Any) -> None:
+        keep = KEEP_VERSIONS
+        tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
+        if tagged:
+            # Lance gives up the whole of optimize, the indexes too, when a tagged version is old enough to be cleaned.
+            # So nothing is cleaned that is as old as the oldest pin.
+            times = [entry["timestamp"] for entry in handle.list_versions() if int(entry["version"]) in tagged]
+            oldest: datetime = min(times)
+            age = datetime.now(oldest.tzinfo) - oldest
+            keep = max(keep, age + timedelta(minutes=1))
+        handle.optimize(cleanup_older_than=keep)
+
+
+def select_in(
+    select: Callable[..., pa.Table], columns: Sequence[str], *, column: str, values: Sequence[str]
+) -> pa.Table:
+    """Rows whose column is one of the values, asked for in lists of a length that parses well."""
+    parts = [
+        select(columns, where=is_in(column, values[start : start + IDS_PER_QUERY]))
+        for start in range(0, max(len(values), 1), IDS_PER_QUERY)
+        if values
+    ]
+    return pa.concat_tables(parts) if parts else select(columns, where="false")
+
+
+def ordered(rows: pa.Table, *, by: str) -> pa.Table:
+    """The rows in order of a column, without chunks."""
+    rows = rows.combine_chunks()
+    if rows.num_rows < 2:
+        return rows
+    keys = rows[by]
+    if pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        return rows
+    return rows.take(pc.sort_indices(keys)).combine_chunks()
+
+
+def _position_after(keys: pa.Array, after: str) -> int:
+    """The first position whose key is greater, in an array in order."""
+    low, high = 0, len(keys)
+    wanted = after.encode()
+    while low < high:
+        middle = (low + high) // 2
+        if keys[middle].as_py().encode() <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low

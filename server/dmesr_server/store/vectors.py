@@ -1,0 +1,433 @@
+"""Tables of vectors: one row an item, and for each source a nullable vector and the hash of what it encodes.
+
+Shapes: N items, D width of a source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import ServiceError
+from .items import RowOutcome
+from .tables import Database, Snapshot, Table, decoded, encoded, is_in, key_field, select_in
+
+_HASH = "hash_"
+_VECTOR = "vector_"
+#: Each write stamps its rows with a random number. A writer that fills in the columns it does not write, from what it
+#: read before, replaces a row only if the stamp is still the one that it read.
+_STAMP = "stamp"
+_EXPECTED = "expected_stamp"
+_FIXED = [
+    key_field("item_id"),
+    pa.field(_STAMP, pa.int64(), nullable=False),
+    pa.field(_EXPECTED, pa.int64(), nullable=False),
+]
+
+STEP_BYTES = 32 << 20  # what an ordered scan holds at a time
+UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
+READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by id, from which one scan beats many look-ups
+UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """Vectors of one source to be written.
+
+    Attributes:
+        vectors: [N, D] float32; rows that are not present are ignored.
+        present: [N] bool; absent rows are stored as null.
+        hashes: Hash of what each vector encodes, N of them. None for a present row takes the hash of the vector.
+    """
+
+    vectors: np.ndarray
+    present: np.ndarray
+    hashes: Sequence[str | None]
+
+
+class VectorTable:
+    """Vectors by item. Safe for any thread; other processes' writes are seen by the next call."""
+
+    def __init__(self, *, database: Database, name: str, dims: Mapping[str, int]):
+        """Names the table; it is made when it is first written to.
+
+        Args:
+            database: Where it lives.
+            name: Its name, safe already.
+            dims: The sources that it is made with, and their widths.
+        """
+        fields = [column for source, dim in dims.items() for column in _fields(source, dim)]
+        self._table = Table(database=database, name=name, schema=pa.schema([*_FIXED, *fields]), indexed=["item_id"])
+
+    @property
+    def name(self) -> str:
+        """The table's name in the database."""
+        return self._table.name
+
+    # Sources
+
+    def sources(self, version: int | None = None) -> dict[str, int]:
+        """The sources and their widths, in the order of their declaration.
+
+        Args:
+            version: Of that version; None is the newest.
+        """
+        return _sources(self._table.schema() if version is None else self._table.snapshot(version).schema)
+
+    def declare(self, source: str, dim: int) -> None:
+        """Makes room for a source. The same again changes nothing.
+
+        Args:
+            source: Its name.
+            dim: Its width.
+
+        Raises:
+            ServiceError: DIMENSION_MISMATCH when it is there with another width.
+        """
+        known = self.sources().get(source)
+        if known is None:
+            try:
+                self._table.change(f"declaring {source}", lambda handle: handle.add_columns(_fields(source, dim)))
+            except (ValueError, ServiceError):
+                known = self.sources().get(source)  # another writer was first
+                if known is None:
+                    raise
+            else:
+                return
+        if known != dim:
+            raise ServiceError(
+                "DIMENSION_MISMATCH",
+                f"the source {source} has vectors of width {known}, not {dim}: write vectors of that width, or use "
+                "another source name or recipe",
+                source=source,
+                expected=known,
+                actual=dim,
+            )
+
+    # Writing
+
+    def upsert(self, item_ids: Sequence[str], columns: Mapping[str, SourceColumn]) -> list[RowOutcome]:
+        """Writes the given sources of the given items and leaves their other sources as they are.
+
+        Rows whose hashes are stored already are not written again.
+
+        Args:
+            item_ids: N ids. Of an id that stands several times the last row stands.
+            columns: By source. They must have been declared.
+
+        Returns:
+            N outcomes: "inserted" (the item had no vector of these sources), "updated" or "unchanged".
+
+        Raises:
+            ServiceError: SOURCE_NOT_FOUND, DIMENSION_MISMATCH, NON_FINITE_VECTOR, or STORE_FULL, STORE_UNAVAILABLE;
+                nothing was written.
+        """
+        dims = self.sources()
+        rows = self._checked(list(item_ids), columns, dims)
+        last = {item_id: index for index, item_id in enumerate(item_ids)}
+        rows = rows.take(pa.array(list(last.values()), pa.int64()))
+        todo = rows
+        outcomes: dict[str, RowOutcome] = {}
+        while todo.num_rows:
+            todo = self._write_round(todo, dims=dims, outcomes=outcomes)
+        return [outcomes[item_id] for item_id in item_ids]
+
+    def _checked(self, item_ids: list[str], columns: Mapping[str, SourceColumn], dims: Mapping[str, int]) -> pa.Table:
+        arrays = {"item_id": pa.array(item_ids, pa.string())}
+        for source, column in columns.items():
+            if source not in dims:
+                raise _source_not_found(source, dims)
+            expected = (len(item_ids), dims[source])
+            if tuple(column.vectors.shape) != expected:
+                raise ServiceError(
+                    "DIMENSION_MISMATCH",
+                    f"vectors of the source {source} have the shape {tuple(column.vectors.shape)}, expected {expected}",
+                    source=source,
+                    expected=dims[source],
+                    actual=column.vectors.shape[-1],
+                )
+            vectors_ND = np.ascontiguousarray(column.vectors, dtype=np.float32)
+            present_N = np.asarray(column.present, dtype=bool)
+            bad = np.flatnonzero(present_N & ~np.isfinite(vectors_ND).all(axis=1))
+            if bad.size:
+                item_id = item_ids[int(bad[0])]
+                raise ServiceError(
+                    "NON_FINITE_VECTOR",
+                    f"the vector of {item_id} for the source {source} holds NaN or infinity",
+                    source=source,
+                    item_id=item_id,
+                )
+            hashes = [given if there else None for given, there in zip(column.hashes, present_N.tolist(), strict=True)]
+            for index in np.flatnonzero(present_N).tolist():
+                hashes[index] = hashes[index] or hashlib.sha256(vectors_ND[index].tobytes()).hexdigest()
+            arrays[_VECTOR + encoded(source)] = pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors_ND.reshape(-1)), expected[1], mask=pa.array(~present_N)
+            )
+            arrays[_HASH + encoded(source)] = pa.array(hashes, pa.string())
+        return pa.table(arrays)
+
+    def _write_round(self, rows: pa.Table, *, dims: Mapping[str, int], outcomes: dict[str, RowOutcome]) -> pa.Table:
+        """Writes what differs from the store. Returns the rows that another writer was quicker with."""
+        given = [name for name in rows.column_names if name.startswith(_HASH)]
+        ids = rows["item_id"].combine_chunks()
+        stored = self._table.select_in(["item_id", _STAMP, *given], column="item_id", values=ids.to_pylist())
+        position = pc.index_in(ids, stored["item_id"].combine_chunks())
+        same = pa.array(np.ones(len(ids), bool))
+        fresh = pa.array(np.ones(len(ids), bool))
+        for name in given:
+            before = stored[name].combine_chunks().take(position)
+            after = rows[name].combine_chunks()
+            equal = pc.or_(pc.fill_null(pc.equal(before, after), False), pc.and_(pc.is_null(before), pc.is_null(after)))
+            same = pc.and_(same, equal)
+            fresh = pc.and_(fresh, pc.is_null(before))
+        same = pc.and_(same, pc.is_valid(position))
+        for item_id, unchanged, inserted in zip(ids.to_pylist(), same.to_pylist(), fresh.to_pylist(), strict=True):
+            outcomes.setdefault(item_id, "unchanged" if unchanged else "inserted" if inserted else "updated")
+        changed = pc.invert(same)
+        rows, position = rows.filter(changed), position.filter(changed)
+        if not rows.num_rows:
+            return rows
+        return self._merge(rows, expected=stored[_STAMP].combine_chunks().take(position).fill_null(0), dims=dims)
+
+    def _merge(self, rows: pa.Table, *, expected: pa.Array, dims: Mapping[str, int]) -> pa.Table:
+        others = [name for source in dims for name in _columns(source) if name not in rows.column_names]
+        ids = rows["item_id"].to_pylist()
+        whole = rows
+        if others and pc.any(pc.not_equal(expected, 0)).as_py():
+            # Lance can merge some columns of a row alone, but then rewrites these columns for every row of the
+            # fragments touched: seconds for a large table. A whole row costs what the row weighs.
+            stored = self._table.select_in(["item_id", _STAMP, *others], column="item_id", values=ids)
+            position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
+            for name in others:
+                whole = whole.append_column(name, stored[name].combine_chunks().take(position))
+            expected = stored[_STAMP].combine_chunks().take(position).fill_null(0)
+        stamp = random.getrandbits(62) + 1
+        whole = whole.append_column(_STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
+        whole = whole.append_column(_EXPECTED, expected)
+        merged = self._table.merge(whole, condition=f"target.{_STAMP} = source.{_EXPECTED}")
+        if merged.inserted + merged.updated == len(ids):
+            return rows.slice(0, 0)
+        landed = self._table.select_in(["item_id", _STAMP], column="item_id", values=ids)
+        landed = landed.filter(pc.equal(landed[_STAMP], stamp))["item_id"].combine_chunks()
+        return rows.filter(pc.invert(pc.is_in(rows["item_id"], landed)))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Deletes the rows of these items."""
+        self._table.delete(column="item_id", values=list(dict.fromkeys(ids)))
+
+    def drop(self) -> None:
+        """Drops the table."""
+        self._table.drop()
+
+    def optimise(self) -> None:
+        """Compacts the table and drops old versions, pinned ones apart."""
+        self._table.optimise()
+
+    # Reading
+
+    def version(self) -> int:
+        """The newest version; 0 when nothing was ever written."""
+        return self._table.version()
+
+    def count(self, version: int | None = None) -> int:
+        """Rows of the table."""
+        return self._table.count() if version is None else self._table.snapshot(version).count()
+
+    def present(self, source: str) -> int:
+        """Items that have a vector of a source now."""
+        if source not in self.sources():
+            return 0
+        return self._table.count(where=f"{_HASH}{encoded(source)} IS NOT NULL")
+
+    def hashes(self, item_ids: Sequence[str]) -> dict[str, dict[str, str | None]]:
+        """The stored hashes by item and source, for those of the items that have a row."""
+        sources = list(self.sources())
+        names = [_HASH + encoded(source) for source in sources]
+        rows = self._table.select_in(["item_id", *names], column="item_id", values=list(dict.fromkeys(item_ids)))
+        columns = [rows[name].to_pylist() for name in names]
+        return {
+            item_id: {source: column[index] for source, column in zip(sources, columns, strict=True)}
+            for index, item_id in enumerate(rows["item_id"].to_pylist())
+        }
+
+    def scan(
+        self, sources: Sequence[str], version: int | None = None, batch_bytes: int = 1 << 20
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows of one version, ordered by id (UTF-8 bytes).
+
+        Args:
+            sources: The sources to read.
+            version: The version; None is the newest.
+            batch_bytes: About how large a batch is.
+
+        Yields:
+            Batches of item_id (utf8) and, by its name, each source (nullable fixed-size list of float32).
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND, before the first batch.
+        """
+        snapshot = self._table.snapshot(version)
+        dims = _sources(snapshot.schema)
+        names = _vector_columns(sources, dims)
+        return self._batches(snapshot, sources, names, dims, batch_bytes)
+
+    def _batches(
+        self, snapshot: Snapshot, sources: Sequence[str], names: list[str], dims: Mapping[str, int], batch_bytes: int
+    ) -> Iterator[pa.RecordBatch]:
+        row_bytes = 32 + sum(4 * dims[source] for source in sources)
+        batch_rows = max(1, batch_bytes // row_bytes)
+        step_rows = max(1, STEP_BYTES // (row_bytes * batch_rows)) * batch_rows
+        order = self._table.key_order(snapshot)
+        if order.disorder > UNORDERED_SHARE and len(order.keys) * row_bytes <= UNORDERED_BYTES:
+            step_rows = max(step_rows, len(order.keys))
+        for rows in self._table.ranges(snapshot, ["item_id", *names], rows=step_rows):
+            yield from rows.rename_columns(["item_id", *sources]).to_batches(max_chunksize=batch_rows)
+
+    def take(self, item_ids: Sequence[str], sources: Sequence[str], version: int | None = None) -> pa.Table:
+        """Rows of these items in the caller's order; ids may repeat and need not exist.
+
+        Returns:
+            item_id, found (bool: the item has a row) and each source (null where it has no vector).
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND.
+        """
+        snapshot = self._table.snapshot(version)
+        names = _vector_columns(sources, _sources(snapshot.schema))
+        wanted = pa.array(item_ids, pa.string())
+        ids = wanted.unique()
+        if len(ids) >= READ_WHOLE_SHARE * snapshot.count():
+            rows = snapshot.select(["item_id", *names])
+        else:
+            rows = select_in(snapshot.select, ["item_id", *names], column="item_id", values=ids.to_pylist())
+        position = pc.index_in(wanted, rows["item_id"].combine_chunks())
+        return pa.table(
+            {
+                "item_id": wanted,
+                "found": pc.is_valid(position),
+                **{
+                    source: rows[name].combine_chunks().take(position)
+                    for source, name in zip(sources, names, strict=True)
+                },
+            }
+        )
+
+    def nearest(
+        self, vector: np.ndarray, source: str, k: int, exclude: Collection[str] = ()
+    ) -> list[tuple[str, float]]:
+        """The items whose vectors have the greatest cosine with a vector, exactly.
+
+        Args:
+            vector: [D] float32.
+            source: Where to search.
+            k: At most so many.
+            exclude: Items to leave out.
+
+        Returns:
+            (item id, cosine), nearest first, equal ones by id. Vectors of length zero are near to nothing.
+
+        Raises:
+            ServiceError: SOURCE_NOT_FOUND or DIMENSION_MISMATCH.
+        """
+        snapshot = self._table.snapshot()
+        dims = _sources(snapshot.schema)
+        (name,) = _vector_columns([source], dims)
+        if vector.shape != (dims[source],):
+            raise ServiceError(
+                "DIMENSION_MISMATCH",
+                f"the vector has the shape {vector.shape}, the source {source} has width {dims[source]}",
+                source=source,
+                expected=dims[source],
+                actual=vector.size,
+            )
+        if snapshot.handle is None or k < 1 or not np.any(vector):
+            return []
+        where = f"{name} IS NOT NULL"
+        if exclude:
+            where += f" AND NOT ({is_in('item_id', sorted(exclude))})"
+        rows = snapshot.nearest(vector, column=name, rows=k, where=where)
+        found = zip(
+            rows["item_id"].to_pylist(), np.clip(1.0 - rows["_distance"].to_numpy(), -1.0, 1.0).tolist(), strict=True
+        )
+        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+    # Versions
+
+    def digest(self, version: int | None = None) -> str:
+        """sha256 hex over every (source, item id, hash) of a version: the same for the same content, however written.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND.
+        """
+        snapshot = self._table.snapshot(version)
+        total = hashlib.sha256()
+        for source in sorted(_sources(snapshot.schema)):
+            name = _HASH + encoded(source)
+            rows = snapshot.select(["item_id", name], where=f"{name} IS NOT NULL").combine_chunks()
+            if not rows.num_rows:
+                continue
+            rows = rows.take(pc.sort_indices(rows["item_id"]))
+            total.update(f"{len(source.encode())}:{source}:{rows.num_rows}:".encode())
+            for column in ("item_id", name):
+                # Lengths and then the texts end to end: no two different columns give the same bytes.
+                texts = rows[column].combine_chunks().cast(pa.large_string())
+                total.update(pc.binary_length(texts).cast(pa.int64()).to_numpy().astype("<i8").tobytes())
+                total.update(_text_bytes(texts))
+        return total.hexdigest()
+
+    def pin(self, tag: str, version: int) -> None:
+        """Keeps a version readable until :meth:`unpin`. The same pin again changes nothing.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND.
+        """
+        self._table.pin(encoded(tag), version)
+
+    def unpin(self, tag: str) -> None:
+        """Gives a pin back; nothing happens when there is none."""
+        self._table.unpin(encoded(tag))
+
+
+def _columns(source: str) -> tuple[str, str]:
+    return _VECTOR + encoded(source), _HASH + encoded(source)
+
+
+def _fields(source: str, dim: int) -> list[pa.Field]:
+    return [
+        pa.field(_VECTOR + encoded(source), pa.list_(pa.float32(), dim)),
+        pa.field(_HASH + encoded(source), pa.string()),
+    ]
+
+
+def _sources(schema: pa.Schema) -> dict[str, int]:
+    return {
+        decoded(field.name.removeprefix(_VECTOR)): field.type.list_size
+        for field in schema
+        if field.name.startswith(_VECTOR)
+    }
+
+
+def _source_not_found(source: str, dims: Mapping[str, int]) -> ServiceError:
+    known = ", ".join(sorted(dims)) or "none yet"
+    return ServiceError(
+        "SOURCE_NOT_FOUND", f"there is no source {source}; there are: {known}", source=source, sources=known
+    )
+
+
+def _vector_columns(sources: Sequence[str], dims: Mapping[str, int]) -> list[str]:
+    for source in sources:
+        if source not in dims:
+            raise _source_not_found(source, dims)
+    return [_VECTOR + encoded(source) for source in sources]
+
+
+def _text_bytes(texts: pa.Array) -> memoryview:
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(data)[int(bounds[0]) : int(bounds[-1])] if data is not None else memoryview(b"")
