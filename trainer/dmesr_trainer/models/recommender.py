@@ -179,7 +179,8 @@ class SequentialRecommender(Recommender):
         views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
         views = self.fuse(views)
         # One pass for all views: they share f_θ.
-        states = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views)).chunk(self.n_views)
+        states = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views))
+        states = states.unflatten(0, (self.n_views, -1)).unbind(0)
         # The user's side of the bias is 1.
         return nn.functional.pad(torch.cat(states, dim=-1), (0, 1), value=1.0)
 
