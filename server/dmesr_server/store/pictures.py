@@ -60,19 +60,27 @@ class PictureTable:
         Raises:
             ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
         """
-        if not self.missing([sha256]):
-            return False
-        row = pa.table(
-            [
-                pa.array([sha256], pa.string()),
-                pa.array([data], pa.large_binary()),
-                pa.array([media_type], pa.string()),
-                pa.array([width_px], pa.int32()),
-                pa.array([height_px], pa.int32()),
-            ],
-            schema=_SCHEMA,
-        )
-        return self._table.merge(row, update=False).inserted == 1
+        return self.put_many([Picture(sha256, data, media_type, width_px, height_px)]) == [True]
+
+    def put_many(self, pictures: Sequence[Picture]) -> list[bool]:
+        """Stores pictures in one commit.
+
+        Args:
+            pictures: Their hashes must be unique.
+
+        Returns:
+            For each, False when it was there already; nothing is written for it then.
+
+        Raises:
+            ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
+        """
+        missing = set(self.missing([picture.sha256 for picture in pictures]))
+        new = [picture for picture in pictures if picture.sha256 in missing]
+        if new:
+            columns = ([getattr(picture, name) for picture in new] for name in _SCHEMA.names)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+            self._table.merge(pa.table(arrays, schema=_SCHEMA), update=False)
+        return [picture.sha256 in missing for picture in pictures]
 
     def get(self, sha256: str) -> Picture | None:
         """The picture with that hash, or None."""

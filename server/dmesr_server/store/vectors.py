@@ -245,14 +245,17 @@ class VectorTable:
             return 0
         return self._table.count(where=f"{_HASH}{encoded(source)} IS NOT NULL")
 
-    def hashes(self, item_ids: Sequence[str]) -> dict[str, dict[str, str | None]]:
-        """The stored hashes by item and source, for those of the items that have a row."""
+    def hashes(self, item_ids: Sequence[str] | None = None) -> dict[str, dict[str, str | None]]:
+        """The stored hashes by item and source, for those of the items that have a row; for all rows when None."""
         sources = list(self.sources())
-        names = [_HASH + encoded(source) for source in sources]
-        rows = self._table.select_in(["item_id", *names], column="item_id", values=list(dict.fromkeys(item_ids)))
-        columns = [rows[name].to_pylist() for name in names]
+        columns = ["item_id", *(_HASH + encoded(source) for source in sources)]
+        if item_ids is None:
+            rows = self._table.select(columns)
+        else:
+            rows = self._table.select_in(columns, column="item_id", values=list(dict.fromkeys(item_ids)))
+        values = [rows[name].to_pylist() for name in columns[1:]]
         return {
-            item_id: {source: column[index] for source, column in zip(sources, columns, strict=True)}
+            item_id: {source: column[index] for source, column in zip(sources, values, strict=True)}
             for index, item_id in enumerate(rows["item_id"].to_pylist())
         }
 
