@@ -6,10 +6,24 @@ async for item in client.items.list():
 ...
 """
 
-from __future__ import annotations
-
+from dmesr.admin import AsyncAdmin
 from dmesr.client import AsyncClient
 from dmesr.client import connect_async as connect
+from dmesr.embeddings import AsyncCatalogEmbeddings
+from dmesr.enrichment import AsyncEnrichment
 from dmesr.items import AsyncItems
+from dmesr.jobs import AsyncJob
+from dmesr.models import AsyncModels
+from dmesr.pins import AsyncPin
 
-__all__ = ["AsyncClient", "AsyncItems", "connect"]
+__all__ = [
+    "AsyncAdmin",
+    "AsyncCatalogEmbeddings",
+    "AsyncClient",
+    "AsyncEnrichment",
+    "AsyncItems",
+    "AsyncJob",
+    "AsyncModels",
+    "AsyncPin",
+    "connect",
+]

@@ -1,10 +1,13 @@
-"""Checks of arguments before anything leaves the process, and lists of ids cut to what one call may carry."""
+"""Checks of arguments before anything leaves the process, and lists cut to what one message may carry."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from dmesr.errors import InvalidInput
+
+T = TypeVar("T")
 
 
 def id_list(ids: Iterable[str], *, name: str, when_empty: str | None = None) -> list[str]:
@@ -55,16 +58,21 @@ def positive(value: int, *, name: str) -> int:
     return value
 
 
-def cut(ids: Sequence[str], *, max_ids: int, max_bytes: int) -> Iterator[list[str]]:
-    """Cuts ids, in order, into lists that one call may carry."""
-    piece: list[str] = []
+def cut(elements: Iterable[T], *, bytes_of: Callable[[T], int], max_count: int, max_bytes: int) -> Iterator[list[T]]:
+    """Cuts elements, in order, into lists that one message may carry. One too large by itself stands alone."""
+    piece: list[T] = []
     size = 0
-    for item_id in ids:
-        needed = len(item_id.encode()) + 4  # tag and length
-        if piece and (len(piece) >= max_ids or size + needed > max_bytes):
+    for element in elements:
+        needed = bytes_of(element) + 8  # tag and length
+        if piece and (len(piece) >= max_count or size + needed > max_bytes):
             yield piece
             piece, size = [], 0
-        piece.append(item_id)
+        piece.append(element)
         size += needed
     if piece:
         yield piece
+
+
+def utf8_bytes(text: str) -> int:
+    """The length of a text on the wire."""
+    return len(text.encode(errors="surrogatepass"))

@@ -13,7 +13,16 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import Executor, Future
 from contextvars import ContextVar
 from itertools import islice
@@ -38,7 +47,7 @@ async def notify(callback: Callable[[T], object], value: T) -> None:
         await asyncio.get_running_loop().run_in_executor(caller, callback, value)
 
 
-async def in_chunks(source: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
+async def in_chunks(source: Iterable[T] | AsyncIterable[T], size: int) -> AsyncGenerator[list[T], None]:
     """Cuts the user's iterable into lists of at most `size`, without blocking the event loop.
 
     A plain iterable is advanced on the calling thread; in the async face, unless it is a list or tuple, on a worker
@@ -165,8 +174,9 @@ class EventLoopThread:
         room = asyncio.Semaphore(prefetch)
 
         async def fill() -> None:
+            elements = make()
             try:
-                async for element in make():
+                async for element in elements:
                     ready.put(element)
                     await room.acquire()
             except BaseException as error:
@@ -175,6 +185,9 @@ class EventLoopThread:
                     raise
             else:
                 ready.put(_End(None))
+            finally:
+                if isinstance(elements, AsyncGenerator):
+                    await elements.aclose()
 
         future = asyncio.run_coroutine_threadsafe(fill(), self._loop)
         try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 
+from dmesr.admin import Admin, AsyncAdmin
 from dmesr.arguments import one_id
 from dmesr.bridge import EventLoopThread, event_loop_thread
+from dmesr.embeddings import AsyncCatalogEmbeddings, CatalogEmbeddings
+from dmesr.enrichment import AsyncEnrichment, Enrichment
 from dmesr.items import AsyncItems, Items
+from dmesr.models import AsyncModels, Models
+from dmesr.recommendations import Recommendations, recommend, recommend_batch
 from dmesr.transport import TLS, RetryPolicy, Timeout, Transport
 
 
@@ -14,13 +20,21 @@ class AsyncClient:
     """A client of one catalog of a server, for coroutines. Made by :func:`dmesr.aio.connect`.
 
     Attributes:
-        items: The catalogue's items.
+        items: The catalogue's items and their pictures.
+        enrichment: Jobs and descriptions.
+        embeddings: Vectors.
+        models: Published models.
+        admin: Catalogs, the store, the server itself.
     """
 
     def __init__(self, transport: Transport, catalog: str) -> None:
         self._transport = transport
         self._catalog = one_id(catalog, name="catalog")
         self.items = AsyncItems(transport, catalog)
+        self.enrichment = AsyncEnrichment(transport, catalog)
+        self.embeddings = AsyncCatalogEmbeddings(transport, catalog)
+        self.models = AsyncModels(transport, catalog)
+        self.admin = AsyncAdmin(transport, catalog)
 
     @property
     def catalog_name(self) -> str:
@@ -35,6 +49,54 @@ class AsyncClient:
     def catalog(self, name: str) -> AsyncClient:
         """A client of another catalog over the same connection; closing either closes both."""
         return AsyncClient(self._transport, name)
+
+    async def recommend(
+        self,
+        *,
+        history: Iterable[str],
+        k: int = 10,
+        model: str = "production",
+        exclude_seen: bool = True,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        attributes: Iterable[str] = (),
+    ) -> Recommendations:
+        """Recommends for one history."""
+        return await recommend(
+            self._transport,
+            self._catalog,
+            history=history,
+            k=k,
+            model=model,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+            attributes=attributes,
+        )
+
+    async def recommend_batch(
+        self,
+        *,
+        histories: Iterable[Iterable[str]],
+        k: int = 10,
+        model: str = "production",
+        exclude_seen: bool = True,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        attributes: Iterable[str] = (),
+    ) -> list[Recommendations]:
+        """Recommends for many histories with the same settings."""
+        return await recommend_batch(
+            self._transport,
+            self._catalog,
+            histories=histories,
+            k=k,
+            model=model,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+            attributes=attributes,
+        )
 
     async def close(self) -> None:
         """Ends what is under way and closes the connection."""
@@ -53,13 +115,21 @@ class Client:
     """A client of one catalog of a server. Made by :func:`dmesr.connect`. Threads may share it.
 
     Attributes:
-        items: The catalogue's items.
+        items: The catalogue's items and their pictures.
+        enrichment: Jobs and descriptions.
+        embeddings: Vectors.
+        models: Published models.
+        admin: Catalogs, the store, the server itself.
     """
 
     def __init__(self, core: AsyncClient, loop: EventLoopThread) -> None:
         self._core = core
         self._loop = loop
         self.items = Items(core.items, loop)
+        self.enrichment = Enrichment(core.enrichment, loop)
+        self.embeddings = CatalogEmbeddings(core.embeddings, loop)
+        self.models = Models(core.models, loop)
+        self.admin = Admin(core.admin, loop)
 
     @property
     def catalog_name(self) -> str:
@@ -74,6 +144,86 @@ class Client:
     def catalog(self, name: str) -> Client:
         """A client of another catalog over the same connection; closing either closes both."""
         return Client(self._core.catalog(name), self._loop)
+
+    def recommend(
+        self,
+        *,
+        history: Iterable[str],
+        k: int = 10,
+        model: str = "production",
+        exclude_seen: bool = True,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        attributes: Iterable[str] = (),
+    ) -> Recommendations:
+        """Recommends for one history.
+
+        Args:
+            history: What the user has interacted with, oldest first. Ids that the model does not know are skipped and
+                named in the answer; without any known one the answer holds popular items.
+            k: How many.
+            model: The alias, name or "name:version".
+            exclude_seen: Leave out the items of the history.
+            allow: Only among these items; among all when None.
+            deny: Never these items.
+            attributes: Attributes to return with each item, for instance ("title",).
+
+        Raises:
+            ModelNotFound: No such model or alias.
+            ModelNotReady: The model's items are not adapted yet.
+        """
+        return self._loop.run(
+            self._core.recommend(
+                history=history,
+                k=k,
+                model=model,
+                exclude_seen=exclude_seen,
+                allow=allow,
+                deny=deny,
+                attributes=attributes,
+            )
+        )
+
+    def recommend_batch(
+        self,
+        *,
+        histories: Iterable[Iterable[str]],
+        k: int = 10,
+        model: str = "production",
+        exclude_seen: bool = True,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        attributes: Iterable[str] = (),
+    ) -> list[Recommendations]:
+        """Recommends for many histories with the same settings, all by the same model version.
+
+        Args:
+            histories: One list of item ids for each user, oldest first; however many.
+            k: How many for each.
+            model: The alias, name or "name:version".
+            exclude_seen: Leave out the items of each history from its list.
+            allow: Only among these items; among all when None.
+            deny: Never these items.
+            attributes: Attributes to return with each item.
+
+        Returns:
+            The lists in the order of the histories.
+
+        Raises:
+            ModelNotFound: No such model or alias.
+            ModelNotReady: The model's items are not adapted yet.
+        """
+        return self._loop.run(
+            self._core.recommend_batch(
+                histories=histories,
+                k=k,
+                model=model,
+                exclude_seen=exclude_seen,
+                allow=allow,
+                deny=deny,
+                attributes=attributes,
+            )
+        )
 
     def close(self) -> None:
         """Ends what is under way and closes the connection."""

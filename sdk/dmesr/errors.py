@@ -48,7 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import grpc
 
@@ -291,6 +291,9 @@ class WrongJobState(FailedPrecondition, reason="JOB_STATE"):
     """The job has ended and cannot be cancelled, or has not ended and cannot be retried."""
 
 
+JobState = WrongJobState  # the reason's own name, which `dmesr.JobState` uses for the states themselves
+
+
 class DescriberUnavailable(FailedPrecondition, reason="DESCRIBER_UNAVAILABLE"):
     """The describer is unknown, not installed or cannot start."""
 
@@ -385,7 +388,7 @@ def from_rpc(error: grpc.aio.AioRpcError, *, target: str, call: str, seconds: fl
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(cast(grpc.Call, error))  # it has what a call has; the stubs do not know
     except ValueError:  # a peer whose status contradicts its details: the plain code is what counts
         status = None
     for detail in status.details if status is not None else ():

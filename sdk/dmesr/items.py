@@ -22,7 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from dmesr.arguments import cut, id_list, one_id, positive
+from dmesr.arguments import cut, id_list, one_id, positive, utf8_bytes
 from dmesr.bridge import EventLoopThread, in_chunks, notify
 from dmesr.errors import InvalidInput, ItemNotFound
 from dmesr.pictures import PictureUpload
@@ -184,18 +184,11 @@ class _UpsertBatches:
         size = min(batch_size, limits.max_items_per_batch, limits.max_ids_per_call)
         async with aclosing(in_chunks(items, size)) as chunks:
             async for chunk in chunks:
-                batch: list[items_pb2.Item] = []
-                batch_bytes = 0
-                for row, row_bytes in await self._rows(chunk, max_bytes):
-                    if batch and batch_bytes + row_bytes > max_bytes:
-                        yield items_pb2.UpsertItemsRequest(catalog=self._catalog, items=batch), True
-                        batch, batch_bytes = [], 0
-                    batch.append(row)
-                    batch_bytes += row_bytes
-                if batch:
+                rows = await self._rows(chunk, max_bytes)
+                for batch in cut(rows, bytes_of=items_pb2.Item.ByteSize, max_count=size, max_bytes=max_bytes):
                     yield items_pb2.UpsertItemsRequest(catalog=self._catalog, items=batch), True
 
-    async def _rows(self, chunk: Sequence[Item | RejectedRow], max_bytes: int) -> list[tuple[items_pb2.Item, int]]:
+    async def _rows(self, chunk: Sequence[Item | RejectedRow], max_bytes: int) -> list[items_pb2.Item]:
         items: list[Item] = []
         for element in chunk:
             if isinstance(element, RejectedRow):
@@ -206,13 +199,13 @@ class _UpsertBatches:
                 raise InvalidInput(f"expected items of type dmesr.Item, got {type(element).__name__}: {element!r:.80}")
         uploads = {n: item.picture for n, item in enumerate(items) if isinstance(item.picture, Path | bytes)}
         settled = await self._pictures.settle(uploads) if uploads else {}
-        rows: list[tuple[items_pb2.Item, int]] = []
+        rows: list[items_pb2.Item] = []
         for position, item in enumerate(items):
             row = _to_wire(item, self._reference(item, settled.get(position)))
             if isinstance(row, items_pb2.Item):
-                row_bytes = row.ByteSize() + 8  # tag and length
+                row_bytes = row.ByteSize()
                 if row_bytes <= max_bytes:
-                    rows.append((row, row_bytes))
+                    rows.append(row)
                     continue
                 row = RejectedRow(
                     item.item_id if len(item.item_id) < 1_000 else f"{item.item_id[:1_000]}…",
@@ -281,7 +274,8 @@ class AsyncItems:
         limits = await self._transport.limits()
         for piece in cut(
             ids,
-            max_ids=min(_GET_ITEMS_PER_CALL, limits.max_ids_per_call),
+            bytes_of=utf8_bytes,
+            max_count=min(_GET_ITEMS_PER_CALL, limits.max_ids_per_call),
             max_bytes=await self._transport.message_bytes(),
         ):
             answer = await self._transport.unary(GET, items_pb2.GetItemsRequest(catalog=self._catalog, item_ids=piece))
@@ -319,7 +313,8 @@ class AsyncItems:
         deleted = 0
         missing: list[str] = []
         limits = await self._transport.limits()
-        for piece in cut(ids, max_ids=limits.max_ids_per_call, max_bytes=await self._transport.message_bytes()):
+        max_bytes = await self._transport.message_bytes()
+        for piece in cut(ids, bytes_of=utf8_bytes, max_count=limits.max_ids_per_call, max_bytes=max_bytes):
             answer = await self._transport.unary(
                 DELETE, items_pb2.DeleteItemsRequest(catalog=self._catalog, item_ids=piece)
             )

@@ -1,0 +1,181 @@
+"""Administration: catalogs, the store, and what the server is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from dmesr.arguments import one_id
+from dmesr.bridge import EventLoopThread
+from dmesr.rows import to_time
+from dmesr.transport import SERVER_INFO, Rpc, Transport
+from dmesr.v1 import admin_pb2
+
+CREATE = Rpc("AdminService/CreateCatalog", admin_pb2.CreateCatalogRequest, admin_pb2.CreateCatalogResponse)
+LIST = Rpc("AdminService/ListCatalogs", admin_pb2.ListCatalogsRequest, admin_pb2.ListCatalogsResponse, idempotent=True)
+DROP = Rpc("AdminService/DropCatalog", admin_pb2.DropCatalogRequest, admin_pb2.DropCatalogResponse)
+STATS = Rpc(
+    "AdminService/GetStoreStats", admin_pb2.GetStoreStatsRequest, admin_pb2.GetStoreStatsResponse, idempotent=True
+)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalogue of items of one domain."""
+
+    name: str
+    domain: str  # what an item is, in the words that prompts use
+    language: str  # of the descriptions, a BCP 47 tag
+    create_time: datetime | None
+    items: int  # in it now
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits that the server enforces. The SDK keeps to them by itself; they matter to other callers."""
+
+    max_message_bytes: int
+    max_items_per_batch: int
+    max_ids_per_call: int
+    max_item_id_bytes: int
+    max_attribute_bytes: int  # of one item
+    max_picture_bytes: int
+    max_picture_pixels: int
+    max_k: int
+    max_histories_per_call: int
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the server is."""
+
+    version: str
+    schema_version: int  # of the store
+    limits: Limits
+    describer: str  # that a job uses when it names none
+    describer_is_mllm: bool
+    encoder: str  # that a job uses when it names none
+    auto_enrich: bool  # upserts start enrichment by themselves
+    live_enrichers: int
+    packages: Mapping[str, str]  # versions by name
+
+
+@dataclass(frozen=True)
+class TableStats:
+    """One table of the store."""
+
+    name: str
+    rows: int
+    version: int
+    bytes: int  # on disk, old versions included; 0 where the store is not a local folder
+    files: int  # the same
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """What the tables of a catalog hold."""
+
+    tables: tuple[TableStats, ...]
+    uri: str  # where the store is
+
+
+def _catalog(one: admin_pb2.Catalog) -> Catalog:
+    return Catalog(one.name, one.domain, one.language, to_time(one.create_time), one.items)
+
+
+class AsyncAdmin:
+    """Administration, for coroutines. See :class:`Admin` for what each call does."""
+
+    def __init__(self, transport: Transport, catalog: str) -> None:
+        self._transport = transport
+        self._catalog_name = catalog
+
+    async def create_catalog(self, name: str, *, domain: str = "item", language: str = "en") -> Catalog:
+        """Creates a catalog."""
+        request = admin_pb2.CreateCatalogRequest(name=one_id(name, name="name"), domain=domain, language=language)
+        return _catalog((await self._transport.unary(CREATE, request)).catalog)
+
+    async def list_catalogs(self) -> list[Catalog]:
+        """Lists the catalogs by name."""
+        answer = await self._transport.unary(LIST, admin_pb2.ListCatalogsRequest())
+        return [_catalog(one) for one in answer.catalogs]
+
+    async def drop_catalog(self, name: str) -> None:
+        """Drops a catalog with everything in it."""
+        await self._transport.unary(DROP, admin_pb2.DropCatalogRequest(name=one_id(name, name="name")))
+
+    async def server_info(self) -> ServerInfo:
+        """Tells what the server is."""
+        answer = await self._transport.unary(SERVER_INFO, admin_pb2.GetServerInfoRequest())
+        limits = answer.limits
+        return ServerInfo(
+            version=answer.version,
+            schema_version=answer.schema_version,
+            limits=Limits(
+                max_message_bytes=limits.max_message_bytes,
+                max_items_per_batch=limits.max_items_per_batch,
+                max_ids_per_call=limits.max_ids_per_call,
+                max_item_id_bytes=limits.max_item_id_bytes,
+                max_attribute_bytes=limits.max_attribute_bytes,
+                max_picture_bytes=limits.max_picture_bytes,
+                max_picture_pixels=limits.max_picture_pixels,
+                max_k=limits.max_k,
+                max_histories_per_call=limits.max_histories_per_call,
+            ),
+            describer=answer.describer,
+            describer_is_mllm=answer.describer_is_mllm,
+            encoder=answer.encoder,
+            auto_enrich=answer.auto_enrich,
+            live_enrichers=answer.live_enrichers,
+            packages=dict(answer.packages),
+        )
+
+    async def store_stats(self) -> StoreStats:
+        """Tells what the tables of the client's catalog hold."""
+        answer = await self._transport.unary(STATS, admin_pb2.GetStoreStatsRequest(catalog=self._catalog_name))
+        return StoreStats(
+            tables=tuple(TableStats(one.name, one.rows, one.version, one.bytes, one.files) for one in answer.tables),
+            uri=answer.uri,
+        )
+
+
+class Admin:
+    """Administration of the server."""
+
+    def __init__(self, core: AsyncAdmin, loop: EventLoopThread) -> None:
+        self._core = core
+        self._loop = loop
+
+    def create_catalog(self, name: str, *, domain: str = "item", language: str = "en") -> Catalog:
+        """Creates a catalog.
+
+        Args:
+            name: Lower-case letters, digits, "-" and "_", at most 63.
+            domain: What an item is, in the words that prompts use: "film", "restaurant", "video game".
+            language: The language of the descriptions as a BCP 47 tag.
+
+        Raises:
+            CatalogExists: There is one of that name.
+        """
+        return self._loop.run(self._core.create_catalog(name, domain=domain, language=language))
+
+    def list_catalogs(self) -> list[Catalog]:
+        """Lists the catalogs by name."""
+        return self._loop.run(self._core.list_catalogs())
+
+    def drop_catalog(self, name: str) -> None:
+        """Drops a catalog with its items, pictures, descriptions, vectors and models.
+
+        Raises:
+            CatalogNotFound: There is none of that name.
+        """
+        return self._loop.run(self._core.drop_catalog(name))
+
+    def server_info(self) -> ServerInfo:
+        """Tells versions, limits and what enrichment would use."""
+        return self._loop.run(self._core.server_info())
+
+    def store_stats(self) -> StoreStats:
+        """Tells what the tables of the client's catalog hold."""
+        return self._loop.run(self._core.store_stats())

@@ -1,0 +1,162 @@
+"""Vectors between NumPy and the wire's Arrow IPC streams, with as few copies as the way there allows.
+
+Legend of shape suffixes: N items, D width of a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dmesr.errors import MalformedArrow
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Matrix = npt.NDArray[np.floating[Any]]
+    Mask = npt.NDArray[np.bool_]
+
+
+class VectorCollector:
+    """Puts the record batches of one or several Arrow IPC streams into one matrix for each source.
+
+    Copies on the way in: grpc hands over `bytes` and protobuf copies the field out of the message; neither can be
+    avoided from Python. Arrow reads its messages in place. A read that fits in one batch is then used as it lies;
+    otherwise each batch is copied once to its place in the whole matrix, so that at no time both exist twice.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.found_N: Mask | None = None
+        self.vectors: dict[str, Matrix] = {}
+        self.present: dict[str, Mask] = {}
+        self._schema: pa.Schema | None = None
+        self._rows = 0
+
+    def expect(self, rows: int) -> None:
+        """Says how many rows there will be in all, before the first is fed."""
+        self._rows = rows
+
+    def rewind(self, rows: int) -> None:
+        """Forgets all but the first rows: a call is made again."""
+        del self.ids[rows:]
+        if rows == 0:
+            self._schema = None
+            self.vectors.clear()
+            self.present.clear()
+        else:
+            for matrix_ND in self.vectors.values():
+                matrix_ND[rows:] = 0
+
+    def feed(self, data: bytes) -> None:
+        """Takes one piece of a stream: its schema, or whole record batches.
+
+        Raises:
+            MalformedArrow: The piece is no Arrow IPC, or does not match what came before.
+        """
+        import pyarrow as pa
+
+        stream = pa.BufferReader(pa.py_buffer(data))  # no copy: the batches below keep `data` alive
+        try:
+            while True:
+                try:
+                    message = pa.ipc.read_message(stream)
+                except EOFError:  # the end of the piece, or the stream's own end mark
+                    return
+                if message.type == "schema":
+                    self._declare(pa.ipc.read_schema(message))
+                elif self._schema is None:
+                    raise MalformedArrow("the server sent vectors before their schema; is it of another version?")
+                else:
+                    self._take(pa.ipc.read_record_batch(message, self._schema))
+        except (pa.ArrowException, OSError) as error:
+            raise MalformedArrow(f"the server's vectors cannot be decoded: {error}") from error
+
+    def _declare(self, schema: pa.Schema) -> None:
+        import numpy as np
+        import pyarrow as pa
+
+        if self._schema is not None:
+            if not schema.equals(self._schema):
+                raise MalformedArrow(f"the sources changed during the read: {self._schema.names} to {schema.names}")
+            return
+        self._schema = schema
+        self.found_N = np.zeros(self._rows, dtype=np.bool_)
+        for field in schema:
+            if pa.types.is_fixed_size_list(field.type):
+                dtype = field.type.value_type.to_pandas_dtype()
+                # Pages of zeros that the system hands out when they are written: nothing is paid for them here.
+                self.vectors[field.name] = np.zeros((self._rows, field.type.list_size), dtype=dtype)
+                self.present[field.name] = np.zeros(self._rows, dtype=np.bool_)
+
+    def _take(self, batch: pa.RecordBatch) -> None:
+        assert self.found_N is not None
+        start, stop = len(self.ids), len(self.ids) + batch.num_rows
+        if stop > self._rows:
+            raise MalformedArrow(f"the server announced {self._rows} rows and sent {stop} or more")
+        self.ids.extend(batch.column("item_id").to_pylist())
+        self.found_N[start:stop] = batch.column("found").to_numpy(zero_copy_only=False)
+        for name in self.vectors:
+            column = batch.column(name)
+            present_n = column.is_valid().to_numpy(zero_copy_only=False)
+            matrix_nD = _in_place(column)
+            self.present[name][start:stop] = present_n
+            if batch.num_rows == self._rows and present_n.all():
+                self.vectors[name] = matrix_nD  # the whole read: as it lies in the message, read-only
+            elif present_n.all():
+                self.vectors[name][start:stop] = matrix_nD
+            else:  # what lies under a null is anything; the rows of the whole stay zero
+                self.vectors[name][start:stop][present_n] = matrix_nD[present_n]
+
+
+def _in_place(column: pa.FixedSizeListArray) -> Matrix:
+    """The column's values [N, D] where they lie."""
+    import numpy as np
+
+    width = column.type.list_size
+    dtype = np.dtype(column.type.value_type.to_pandas_dtype())
+    if len(column) == 0:
+        return np.empty((0, width), dtype=dtype)
+    values = column.values
+    # Through the buffer, not `values.to_numpy`: some writers mark the values under a null row as null as well.
+    return np.frombuffer(
+        values.buffers()[1],
+        dtype=dtype,
+        count=len(column) * width,
+        offset=(values.offset + column.offset * width) * dtype.itemsize,
+    ).reshape(len(column), width)
+
+
+def encode_vectors(ids: Sequence[str], vectors_ND: Matrix) -> bytes:
+    """One batch as a whole Arrow IPC stream with the columns `item_id` and `vector`.
+
+    Copies on the way out: rows that do not lie one after the other are gathered; Arrow writes the stream; protobuf
+    takes only `bytes`. The caller's matrix itself is never copied as a whole.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    values = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))  # a view where the rows lie together
+    batch = pa.record_batch(
+        [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, vectors_ND.shape[1])],
+        names=["item_id", "vector"],
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def to_table(ids: Sequence[str], found_N: Mask, vectors: dict[str, Matrix], present: dict[str, Mask]) -> pa.Table:
+    """The vectors as a table: `item_id`, `found`, and a nullable fixed-size list for each source. Copies no vector."""
+    import pyarrow as pa
+
+    columns: dict[str, pa.Array] = {"item_id": pa.array(ids, pa.string()), "found": pa.array(found_N)}
+    for name, matrix_ND in vectors.items():
+        columns[name] = pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix_ND.reshape(-1)), matrix_ND.shape[1], mask=pa.array(~present[name])
+        )
+    return pa.table(columns)
