@@ -1,0 +1,27 @@
+"""The control database: what needs transactions and heartbeats. Nothing outside this package imports SQLAlchemy.
+
+Everything here blocks and is safe for any thread; asyncio callers use threads. Several processes may share a database.
+"""
+
+from .catalogs import CatalogRow
+from .control import Control
+from .jobs import ClaimedJob, JobRow, JobState
+from .leases import Lease
+from .models import AliasRow, ModelRow, ModelState
+from .pins import PinRow
+from .recipes import DescriptionRecipeRow, RecipeRow
+
+__all__ = [
+    "AliasRow",
+    "CatalogRow",
+    "ClaimedJob",
+    "Control",
+    "DescriptionRecipeRow",
+    "JobRow",
+    "JobState",
+    "Lease",
+    "ModelRow",
+    "ModelState",
+    "PinRow",
+    "RecipeRow",
+]

@@ -1,0 +1,1 @@
+"""Migrations of the control database. A step that was released is never edited: a new one is added."""
