@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -179,7 +179,7 @@ class Jobs:
                 query = query.where(schema.jobs.c.number < number)
             return [_row(row) for row in connection.execute(query).mappings()]
 
-    def active(self, catalog: str) -> list[JobRow]:
+    def active(self, catalog: str) -> Sequence[JobRow]:
         """The jobs of a catalog that have not ended, oldest first."""
         query = (
             schema.jobs.select()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -181,7 +181,7 @@ class Models:
                 query = query.where(models.c.number < number)
             return _rows(connection, connection.execute(query).mappings())
 
-    def live(self, catalog: str | None = None) -> list[ModelRow]:
+    def live(self, catalog: str | None = None) -> Sequence[ModelRow]:
         """Models whose adapted vectors must follow the items: ADAPTING, READY or behind an alias; oldest first.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,7 +20,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         assert value.tzinfo is not None, "a time without a zone means nothing to another host"
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Gives aware times only."""
         if value is None:
             return None

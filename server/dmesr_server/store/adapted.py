@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .database import Database, encoded
 from .items import RowOutcome
-from .tables import Database, encoded
 from .vectors import SourceColumn, VectorTable
 
 PREFIX = "adapted_"

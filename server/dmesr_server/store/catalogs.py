@@ -13,11 +13,12 @@ import pyarrow as pa
 from ..errors import ServiceError
 from . import adapted, embeddings
 from .adapted import AdaptedTable
+from .database import Database, decoded, encoded, translated
 from .descriptions import DescriptionTable
 from .embeddings import EmbeddingTable
 from .items import ItemTable
 from .pictures import PictureTable
-from .tables import Database, Table, decoded, encoded, key_field, translated
+from .tables import Table, key_field
 from .vectors import VectorTable
 
 SCHEMA_VERSION = 1

@@ -10,7 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from .tables import Database, Table, is_in, key_field, literal, select_in
+from .database import Database, is_in, literal
+from .snapshots import select_in
+from .tables import Table, key_field
 
 _SCHEMA = pa.schema(
     [

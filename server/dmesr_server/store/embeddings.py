@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .tables import Database, encoded
+from .database import Database, encoded
 from .vectors import VectorTable
 
 PREFIX = "embeddings_"

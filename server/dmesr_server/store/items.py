@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from .tables import Database, Table, key_field
+from .database import Database
+from .tables import Table, key_field
 
 #: What happened to a row.
 RowOutcome = Literal["inserted", "updated", "unchanged"]

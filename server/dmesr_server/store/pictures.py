@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from .tables import Database, Table, key_field
+from .database import Database
+from .tables import Table, key_field
 
 _SCHEMA = pa.schema(
     [

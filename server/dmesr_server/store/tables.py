@@ -1,120 +1,57 @@
-"""What the tables of the store share: opening, reading, merging, house-keeping, and what a fault is called.
-
-A :class:`Table` is a handle that any thread may use; every read sees what other processes have committed. A
-:class:`Snapshot` is one version of a table: it stays what it is while others write.
-"""
+"""A table: opening, reading, merging and house-keeping, for any thread; other processes' writes are seen at once."""
 
 from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
-import lancedb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lancedb.index import BTree
 
 from ..errors import ServiceError
+from .database import Database, is_conflict, is_gone, is_in, literal, translated
+from .snapshots import (
+    IDS_PER_QUERY,
+    KEEP_VERSIONS,
+    KeyOrder,
+    Snapshot,
+    ordered,
+    position_after,
+    select,
+    select_in,
+    version_not_found,
+)
 
 log = logging.getLogger(__name__)
 
-#: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
-_KEY_METADATA = {"lance-schema:unenforced-primary-key:position": "1"}
-
-IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
 WRITES_BEFORE_OPTIMISE = 20
 ROWS_BEFORE_OPTIMISE = 100_000
 #: Compaction rewrites every fragment that is not full. Waiting for the table to grow by this share keeps the bytes
 #: rewritten within a small multiple of the bytes written, however many small writes there are.
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
-KEEP_VERSIONS = timedelta(minutes=30)  # how long a reader may take over an unpinned version
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
+#: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
+_KEY_METADATA = {"lance-schema:unenforced-primary-key:position": "1"}
 #: Schema metadata: tells a table from one of the same name that was dropped.
 _INCARNATION = b"dmesr:incarnation"
 
 _Result = TypeVar("_Result")
 
 
-def encoded(name: str) -> str:
-    """A name as lower-case letters, digits and "_" only, one for one: safe in SQL, paths and on any file system."""
-    return "".join(
-        character if character in "abcdefghijklmnopqrstuvwxyz0123456789" else f"_{byte:02x}"
-        for character, byte in ((chr(byte), byte) for byte in name.encode())
-    )
-
-
-def decoded(name: str) -> str:
-    """The name behind :func:`encoded`."""
-    return re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), name.encode()).decode()
-
-
-def literal(text: str) -> str:
-    """A text as an SQL literal. Doubling the quote is all that the dialect asks for."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def is_in(column: str, values: Sequence[str]) -> str:
-    """An SQL condition: the column is one of the values."""
-    return f"{column} IN ({','.join(map(literal, values))})"
-
-
 def key_field(name: str) -> pa.Field:
     """The field of a table's key."""
     return pa.field(name, pa.string(), nullable=False, metadata=_KEY_METADATA)
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turns faults of LanceDB and of the disk into ServiceError.
-
-    Raises:
-        ServiceError: STORE_FULL when the disk is full, STORE_UNAVAILABLE for anything else.
-    """
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        raise _service_error(what, error) from error
-    except ValueError as error:
-        if not _is_gone(error):
-            raise
-        raise _service_error(what, error) from error
-
-
-def _service_error(what: str, error: Exception) -> ServiceError:
-    text = str(error)
-    if re.search(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", text):
-        return ServiceError(
-            "STORE_FULL",
-            f"the disk under the store is full: {what} was not done and nothing of it was written; "
-            "free some space, then send it again",
-            operation=what,
-        )
-    cause = re.sub(r",? /\S*(?:\.cargo|/rustc|library/core)/?\S*", "", text).strip()
-    return ServiceError(
-        "STORE_UNAVAILABLE", f"the store failed at {what}: {cause}; see that it can be reached", operation=what
-    )
-
-
-def _is_gone(error: Exception) -> bool:
-    text = str(error)
-    return "was not found" in text or ("Not found" in text and "_versions" in text)
-
-
-def _is_conflict(error: Exception) -> bool:
-    return bool(re.search(r"conflict|concurrent writers|Retryable|preempted", str(error), re.IGNORECASE))
 
 
 @dataclass(frozen=True)
@@ -123,119 +60,6 @@ class Merged:
 
     inserted: int
     updated: int
-
-
-class Database:
-    """One LanceDB database: the tables of one catalog."""
-
-    def __init__(self, *, uri: str):
-        """Opens the database.
-
-        Args:
-            uri: A folder (made when it is first written to) or any URI of `lancedb.connect`.
-        """
-        self.uri = uri
-        with translated(f"opening {uri}"):
-            # Zero: every read asks for the newest version, so other processes' writes are seen at once.
-            self.connection = lancedb.connect(uri, read_consistency_interval=timedelta(0))
-
-    def names(self) -> list[str]:
-        """Names of the tables, sorted."""
-        names: list[str] = []
-        with translated("listing the tables"):
-            token: str | None = None
-            while True:
-                page = self.connection.list_tables(page_token=token, limit=1_000)
-                names += page.tables
-                token = page.page_token
-                if not token:
-                    return sorted(names)
-
-    def drop(self, name: str) -> None:
-        """Drops a table; nothing happens when there is none."""
-        with translated(f"dropping the table {name}"):
-            self.connection.drop_table(name, ignore_missing=True)
-
-    def folder(self, name: str) -> Path | None:
-        """The folder of a table, or None where the database is remote."""
-        return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One version of a table. Rows never change under it.
-
-    Attributes:
-        version: The version; 0 when the table does not exist yet.
-        schema: The columns of that version.
-        handle: The LanceDB table, checked out; None when it does not exist yet.
-    """
-
-    version: int
-    schema: pa.Schema
-    handle: Any
-
-    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
-        """Rows that meet the condition, in no particular order.
-
-        Raises:
-            ServiceError: VERSION_NOT_FOUND when house-keeping has taken the version away meanwhile.
-        """
-        if self.handle is None:
-            return pa.schema([self.schema.field(column) for column in columns]).empty_table()
-        try:
-            return _select(self.handle, columns, where)
-        except RuntimeError as error:
-            if "Not found" in str(error):
-                raise version_not_found(self.version) from error
-            raise _service_error("a read", error) from error
-
-    def count(self) -> int:
-        """How many rows there are."""
-        if self.handle is None:
-            return 0
-        with translated("counting rows"):
-            return int(self.handle.count_rows())
-
-    def nearest(self, vector: np.ndarray, *, column: str, rows: int, where: str) -> pa.Table:
-        """The rows nearest to a vector by cosine, exactly: the key of each and `_distance`, 1 - cosine."""
-        assert self.handle is not None
-        with translated("a search"):
-            query = self.handle.search(vector, vector_column_name=column).distance_type("cosine")
-            query = query.bypass_vector_index().where(where).select([self.schema.names[0], "_distance"])
-            return query.limit(rows).to_arrow()
-
-
-@dataclass(frozen=True)
-class KeyOrder:
-    """The keys of one version of a table.
-
-    Attributes:
-        incarnation: Which table of that name it is.
-        version: Its version.
-        keys: The keys in order of their UTF-8 bytes.
-        disorder: Share of rows that stand before a smaller key in the files: 0 when they are in order.
-    """
-
-    incarnation: bytes
-    version: int
-    keys: pa.Array
-    disorder: float
-
-
-def version_not_found(version: int) -> ServiceError:
-    """The version is not, or no longer, there."""
-    return ServiceError(
-        "VERSION_NOT_FOUND",
-        f"version {version} of the table does not exist (any more): old versions are cleaned up after "
-        f"{int(KEEP_VERSIONS.total_seconds() // 60)} minutes; pin the newest version and read that",
-        version=version,
-    )
-
-
-def _select(handle: Any, columns: Sequence[str], where: str | None) -> pa.Table:
-    query = handle.search().select(list(columns)).limit(None)
-    return (query.where(where) if where else query).to_arrow().select(list(columns))
 
 
 class Table:
@@ -276,7 +100,7 @@ class Table:
         try:
             return connection.open_table(self.name)
         except ValueError as error:
-            if not _is_gone(error):
+            if not is_gone(error):
                 raise
         if not create:
             return None
@@ -289,7 +113,9 @@ class Table:
                 log.debug("index on %s.%s: %s", self.name, column, error)
         return handle
 
-    def attempt(self, what: str, act: Callable[[Any], _Result], *, create: bool = False, missing: _Result) -> _Result:
+    def attempt(
+        self, what: str, act: Callable[[Any], _Result], *, create: bool = False, missing: _Result | None = None
+    ) -> _Result:
         """Does something with the live table, opening it anew when it was dropped and made again behind our back.
 
         Args:
@@ -302,11 +128,11 @@ class Table:
             for last in (False, True):
                 handle = self._open(create=create)
                 if handle is None:
-                    return missing
+                    return missing  # type: ignore[return-value]  # given by whoever does not create
                 try:
                     return act(handle)
                 except (RuntimeError, ValueError) as error:
-                    if last or not _is_gone(error):
+                    if last or not is_gone(error):
                         raise
                     with self._opening:
                         self._handle = None
@@ -354,7 +180,7 @@ class Table:
     def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
         """Rows of the newest version that meet the condition, in no particular order."""
         missing = pa.schema([self._schema.field(column) for column in columns if column in self._schema.names])
-        return self.attempt("a read", lambda handle: _select(handle, columns, where), missing=missing.empty_table())
+        return self.attempt("a read", lambda handle: select(handle, columns, where), missing=missing.empty_table())
 
     def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
         """Rows of the newest version whose column is one of the values, in no particular order."""
@@ -388,7 +214,7 @@ class Table:
         about that order (enrichment does), and holds no more than the step in memory.
         """
         keys = self.key_order(snapshot).keys
-        start = 0 if after is None else _position_after(keys, after)
+        start = 0 if after is None else position_after(keys, after)
         for first in range(start, len(keys), rows):
             last = min(first + rows, len(keys)) - 1
             where = f"{self.key} >= {literal(keys[first].as_py())} AND {self.key} <= {literal(keys[last].as_py())}"
@@ -430,7 +256,7 @@ class Table:
             where = is_in(column, values[start : start + IDS_PER_QUERY])
             # A delete that finds nothing would still make a version.
             if self.count(where=where):
-                self._commit(f"deleting from {self.name}", lambda handle, where=where: handle.delete(where))
+                self._commit(f"deleting from {self.name}", partial(_delete, where=where))
                 self._wrote(0)
 
     def change(self, what: str, act: Callable[[Any], _Result]) -> _Result:
@@ -473,10 +299,10 @@ class Table:
         with self._writing:
             while True:
                 try:
-                    return self.attempt(what, act, create=True, missing=None)  # type: ignore[arg-type]
+                    return self.attempt(what, act, create=True)
                 except ServiceError as error:
                     cause = error.__cause__
-                    if not isinstance(cause, Exception) or not _is_conflict(cause) or time.monotonic() > deadline:
+                    if not isinstance(cause, Exception) or not is_conflict(cause) or time.monotonic() > deadline:
                         raise
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(2 * pause, 1.0)
@@ -519,37 +345,5 @@ class Table:
         handle.optimize(cleanup_older_than=keep)
 
 
-def select_in(
-    select: Callable[..., pa.Table], columns: Sequence[str], *, column: str, values: Sequence[str]
-) -> pa.Table:
-    """Rows whose column is one of the values, asked for in lists of a length that parses well."""
-    parts = [
-        select(columns, where=is_in(column, values[start : start + IDS_PER_QUERY]))
-        for start in range(0, max(len(values), 1), IDS_PER_QUERY)
-        if values
-    ]
-    return pa.concat_tables(parts) if parts else select(columns, where="false")
-
-
-def ordered(rows: pa.Table, *, by: str) -> pa.Table:
-    """The rows in order of a column, without chunks."""
-    rows = rows.combine_chunks()
-    if rows.num_rows < 2:
-        return rows
-    keys = rows[by]
-    if pc.all(pc.less(keys[:-1], keys[1:])).as_py():
-        return rows
-    return rows.take(pc.sort_indices(keys)).combine_chunks()
-
-
-def _position_after(keys: pa.Array, after: str) -> int:
-    """The first position whose key is greater, in an array in order."""
-    low, high = 0, len(keys)
-    wanted = after.encode()
-    while low < high:
-        middle = (low + high) // 2
-        if keys[middle].as_py().encode() <= wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _delete(handle: Any, *, where: str) -> None:
+    handle.delete(where)

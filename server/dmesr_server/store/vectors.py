@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
+from .database import Database, decoded, encoded, is_in
 from .items import RowOutcome
-from .tables import Database, Snapshot, Table, decoded, encoded, is_in, key_field, select_in
+from .snapshots import Snapshot, select_in
+from .tables import Table, key_field
 
 _HASH = "hash_"
 _VECTOR = "vector_"

@@ -1,0 +1,117 @@
+"""One LanceDB database: its connection, what may stand in its SQL, and what its faults are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lancedb
+
+from ..errors import ServiceError
+
+
+def encoded(name: str) -> str:
+    """A name as lower-case letters, digits and "_" only, one for one: safe in SQL, paths and on any file system."""
+    return "".join(
+        character if character in "abcdefghijklmnopqrstuvwxyz0123456789" else f"_{byte:02x}"
+        for character, byte in ((chr(byte), byte) for byte in name.encode())
+    )
+
+
+def decoded(name: str) -> str:
+    """The name behind :func:`encoded`."""
+    return re.sub(rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), name.encode()).decode()
+
+
+def literal(text: str) -> str:
+    """A text as an SQL literal. Doubling the quote is all that the dialect asks for."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def is_in(column: str, values: Sequence[str]) -> str:
+    """An SQL condition: the column is one of the values."""
+    return f"{column} IN ({','.join(map(literal, values))})"
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns faults of LanceDB and of the disk into ServiceError.
+
+    Raises:
+        ServiceError: STORE_FULL when the disk is full, STORE_UNAVAILABLE for anything else.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise service_error(what, error) from error
+    except ValueError as error:
+        if not is_gone(error):
+            raise
+        raise service_error(what, error) from error
+
+
+def service_error(what: str, error: Exception) -> ServiceError:
+    """What a fault of LanceDB is called."""
+    text = str(error)
+    if re.search(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", text):
+        return ServiceError(
+            "STORE_FULL",
+            f"the disk under the store is full: {what} was not done and nothing of it was written; "
+            "free some space, then send it again",
+            operation=what,
+        )
+    cause = re.sub(r",? /\S*(?:\.cargo|/rustc|library/core)/?\S*", "", text).strip()
+    return ServiceError(
+        "STORE_UNAVAILABLE", f"the store failed at {what}: {cause}; see that it can be reached", operation=what
+    )
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether the table is not there."""
+    text = str(error)
+    return "was not found" in text or ("Not found" in text and "_versions" in text)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether another writer was quicker, so that trying again helps."""
+    return bool(re.search(r"conflict|concurrent writers|Retryable|preempted", str(error), re.IGNORECASE))
+
+
+class Database:
+    """One LanceDB database: the tables of one catalog."""
+
+    def __init__(self, *, uri: str):
+        """Opens the database.
+
+        Args:
+            uri: A folder (made when it is first written to) or any URI of `lancedb.connect`.
+        """
+        self.uri = uri
+        with translated(f"opening {uri}"):
+            # Zero: every read asks for the newest version, so other processes' writes are seen at once.
+            self.connection: Any = lancedb.connect(uri, read_consistency_interval=timedelta(0))
+
+    def names(self) -> list[str]:
+        """Names of the tables, sorted."""
+        names: list[str] = []
+        with translated("listing the tables"):
+            token: str | None = None
+            while True:
+                page = self.connection.list_tables(page_token=token, limit=1_000)
+                names += page.tables
+                token = page.page_token
+                if not token:
+                    return sorted(names)
+
+    def drop(self, name: str) -> None:
+        """Drops a table; nothing happens when there is none."""
+        with translated(f"dropping the table {name}"):
+            self.connection.drop_table(name, ignore_missing=True)
+
+    def folder(self, name: str) -> Path | None:
+        """The folder of a table, or None where the database is remote."""
+        return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"

@@ -1,0 +1,132 @@
+"""Reading one version of a table: it stays what it is while others write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import ServiceError
+from .database import is_in, service_error, translated
+
+IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
+KEEP_VERSIONS = timedelta(minutes=30)  # how long a reader may take over an unpinned version
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a table. Rows never change under it.
+
+    Attributes:
+        version: The version; 0 when the table does not exist yet.
+        schema: The columns of that version.
+        handle: The LanceDB table, checked out; None when it does not exist yet.
+    """
+
+    version: int
+    schema: pa.Schema
+    handle: Any
+
+    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
+        """Rows that meet the condition, in no particular order.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND when house-keeping has taken the version away meanwhile.
+        """
+        if self.handle is None:
+            return pa.schema([self.schema.field(column) for column in columns]).empty_table()
+        try:
+            return select(self.handle, columns, where)
+        except RuntimeError as error:
+            if "Not found" in str(error):
+                raise version_not_found(self.version) from error
+            raise service_error("a read", error) from error
+
+    def count(self) -> int:
+        """How many rows there are."""
+        if self.handle is None:
+            return 0
+        with translated("counting rows"):
+            return int(self.handle.count_rows())
+
+    def nearest(self, vector: np.ndarray, *, column: str, rows: int, where: str) -> pa.Table:
+        """The rows nearest to a vector by cosine, exactly: the key of each and `_distance`, 1 - cosine."""
+        assert self.handle is not None
+        with translated("a search"):
+            query = self.handle.search(vector, vector_column_name=column).distance_type("cosine")
+            query = query.bypass_vector_index().where(where).select([self.schema.names[0], "_distance"])
+            return query.limit(rows).to_arrow()
+
+
+@dataclass(frozen=True)
+class KeyOrder:
+    """The keys of one version of a table.
+
+    Attributes:
+        incarnation: Which table of that name it is.
+        version: Its version.
+        keys: The keys in order of their UTF-8 bytes.
+        disorder: Share of rows that stand before a smaller key in the files: 0 when they are in order.
+    """
+
+    incarnation: bytes
+    version: int
+    keys: pa.Array
+    disorder: float
+
+
+def version_not_found(version: int) -> ServiceError:
+    """The version is not, or no longer, there."""
+    return ServiceError(
+        "VERSION_NOT_FOUND",
+        f"version {version} of the table does not exist (any more): old versions are cleaned up after "
+        f"{int(KEEP_VERSIONS.total_seconds() // 60)} minutes; pin the newest version and read that",
+        version=version,
+    )
+
+
+def select(handle: Any, columns: Sequence[str], where: str | None) -> pa.Table:
+    """Rows of a LanceDB table as it stands or is checked out."""
+    query = handle.search().select(list(columns)).limit(None)
+    return (query.where(where) if where else query).to_arrow().select(list(columns))
+
+
+def select_in(
+    select: Callable[..., pa.Table], columns: Sequence[str], *, column: str, values: Sequence[str]
+) -> pa.Table:
+    """Rows whose column is one of the values, asked for in lists of a length that parses well."""
+    parts = [
+        select(columns, where=is_in(column, values[start : start + IDS_PER_QUERY]))
+        for start in range(0, max(len(values), 1), IDS_PER_QUERY)
+        if values
+    ]
+    return pa.concat_tables(parts) if parts else select(columns, where="false")
+
+
+def ordered(rows: pa.Table, *, by: str) -> pa.Table:
+    """The rows in order of a column, without chunks."""
+    rows = rows.combine_chunks()
+    if rows.num_rows < 2:
+        return rows
+    keys = rows[by]
+    if pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        return rows
+    return rows.take(pc.sort_indices(keys)).combine_chunks()
+
+
+def position_after(keys: pa.Array, after: str) -> int:
+    """The first position whose key is greater, in an array in order."""
+    low, high = 0, len(keys)
+    wanted = after.encode()
+    while low < high:
+        middle = (low + high) // 2
+        if keys[middle].as_py().encode() <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
