@@ -11,7 +11,7 @@
 The same calls as coroutines are in :mod:`dmesr.aio`, errors in :mod:`dmesr.errors`, files in :mod:`dmesr.readers`.
 """
 
-from dmesr import aio, errors
+from dmesr import aio, errors, readers
 from dmesr.admin import Catalog, Limits, ServerInfo, StoreStats, TableStats
 from dmesr.client import Client, connect
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
@@ -194,4 +194,5 @@ __all__ = [
     "aio",
     "connect",
     "errors",
+    "readers",
 ]
