@@ -9,7 +9,7 @@ from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import EmbeddingTable
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
 from .pictures import Picture, PictureTable
-from .vectors import SourceColumn
+from .vector_columns import SourceColumn
 
 __all__ = [
     "SCHEMA_VERSION",

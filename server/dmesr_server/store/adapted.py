@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from .database import Database, encoded
 from .items import RowOutcome
-from .vectors import SourceColumn, VectorTable
+from .vector_columns import SourceColumn
+from .vectors import VectorTable
 
 PREFIX = "adapted_"
 #: The one source of an adapted table.

@@ -8,49 +8,33 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
-from .database import Database, decoded, encoded, is_in
+from .database import Database, encoded, is_in
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
-from .tables import Table, key_field
-
-_HASH = "hash_"
-_VECTOR = "vector_"
-#: Each write stamps its rows with a random number. A writer that fills in the columns it does not write, from what it
-#: read before, replaces a row only if the stamp is still the one that it read.
-_STAMP = "stamp"
-_EXPECTED = "expected_stamp"
-_FIXED = [
-    key_field("item_id"),
-    pa.field(_STAMP, pa.int64(), nullable=False),
-    pa.field(_EXPECTED, pa.int64(), nullable=False),
-]
+from .tables import Table
+from .vector_columns import (
+    EXPECTED,
+    FIXED_FIELDS,
+    HASH,
+    STAMP,
+    SourceColumn,
+    column_names,
+    rows_of,
+    source_dims,
+    source_fields,
+    vector_columns,
+)
 
 STEP_BYTES = 32 << 20  # what an ordered scan holds at a time
 UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by id, from which one scan beats many look-ups
 UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
-
-
-@dataclass(frozen=True)
-class SourceColumn:
-    """Vectors of one source to be written.
-
-    Attributes:
-        vectors: [N, D] float32; rows that are not present are ignored.
-        present: [N] bool; absent rows are stored as null.
-        hashes: Hash of what each vector encodes, N of them. None for a present row takes the hash of the vector.
-    """
-
-    vectors: np.ndarray
-    present: np.ndarray
-    hashes: Sequence[str | None]
 
 
 class VectorTable:
@@ -64,8 +48,10 @@ class VectorTable:
             name: Its name, safe already.
             dims: The sources that it is made with, and their widths.
         """
-        fields = [column for source, dim in dims.items() for column in _fields(source, dim)]
-        self._table = Table(database=database, name=name, schema=pa.schema([*_FIXED, *fields]), indexed=["item_id"])
+        fields = [column for source, dim in dims.items() for column in source_fields(source, dim)]
+        self._table = Table(
+            database=database, name=name, schema=pa.schema([*FIXED_FIELDS, *fields]), indexed=["item_id"]
+        )
 
     @property
     def name(self) -> str:
@@ -80,7 +66,7 @@ class VectorTable:
         Args:
             version: Of that version; None is the newest.
         """
-        return _sources(self._table.schema() if version is None else self._table.snapshot(version).schema)
+        return source_dims(self._table.schema() if version is None else self._table.snapshot(version).schema)
 
     def declare(self, source: str, dim: int) -> None:
         """Makes room for a source. The same again changes nothing.
@@ -95,7 +81,7 @@ class VectorTable:
         known = self.sources().get(source)
         if known is None:
             try:
-                self._table.change(f"declaring {source}", lambda handle: handle.add_columns(_fields(source, dim)))
+                self._table.change(f"declaring {source}", lambda handle: handle.add_columns(source_fields(source, dim)))
             except (ValueError, ServiceError):
                 known = self.sources().get(source)  # another writer was first
                 if known is None:
@@ -130,55 +116,21 @@ class VectorTable:
             ServiceError: SOURCE_NOT_FOUND, DIMENSION_MISMATCH, NON_FINITE_VECTOR, or STORE_FULL, STORE_UNAVAILABLE;
                 nothing was written.
         """
-        dims = self.sources()
-        rows = self._checked(list(item_ids), columns, dims)
+        known = self.sources()
+        rows = rows_of(item_ids, columns, known)
         last = {item_id: index for index, item_id in enumerate(item_ids)}
         rows = rows.take(pa.array(list(last.values()), pa.int64()))
         todo = rows
         outcomes: dict[str, RowOutcome] = {}
         while todo.num_rows:
-            todo = self._write_round(todo, dims=dims, outcomes=outcomes)
+            todo = self._write_round(todo, dims=known, outcomes=outcomes)
         return [outcomes[item_id] for item_id in item_ids]
-
-    def _checked(self, item_ids: list[str], columns: Mapping[str, SourceColumn], dims: Mapping[str, int]) -> pa.Table:
-        arrays = {"item_id": pa.array(item_ids, pa.string())}
-        for source, column in columns.items():
-            if source not in dims:
-                raise _source_not_found(source, dims)
-            expected = (len(item_ids), dims[source])
-            if tuple(column.vectors.shape) != expected:
-                raise ServiceError(
-                    "DIMENSION_MISMATCH",
-                    f"vectors of the source {source} have the shape {tuple(column.vectors.shape)}, expected {expected}",
-                    source=source,
-                    expected=dims[source],
-                    actual=column.vectors.shape[-1],
-                )
-            vectors_ND = np.ascontiguousarray(column.vectors, dtype=np.float32)
-            present_N = np.asarray(column.present, dtype=bool)
-            bad = np.flatnonzero(present_N & ~np.isfinite(vectors_ND).all(axis=1))
-            if bad.size:
-                item_id = item_ids[int(bad[0])]
-                raise ServiceError(
-                    "NON_FINITE_VECTOR",
-                    f"the vector of {item_id} for the source {source} holds NaN or infinity",
-                    source=source,
-                    item_id=item_id,
-                )
-            hashes = [given if there else None for given, there in zip(column.hashes, present_N.tolist(), strict=True)]
-            for index in np.flatnonzero(present_N).tolist():
-                hashes[index] = hashes[index] or hashlib.sha256(vectors_ND[index].tobytes()).hexdigest()
-            arrays[_VECTOR + encoded(source)] = pa.FixedSizeListArray.from_arrays(
-                pa.array(vectors_ND.reshape(-1)), expected[1], mask=pa.array(~present_N)
-            )
-            arrays[_HASH + encoded(source)] = pa.array(hashes, pa.string())
-        return pa.table(arrays)
 
     def _write_round(self, rows: pa.Table, *, dims: Mapping[str, int], outcomes: dict[str, RowOutcome]) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
-        given = [name for name in rows.column_names if name.startswith(_HASH)]
+        given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = rows["item_id"].combine_chunks()
-        stored = self._table.select_in(["item_id", _STAMP, *given], column="item_id", values=ids.to_pylist())
+        stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
         position = pc.index_in(ids, stored["item_id"].combine_chunks())
         same = pa.array(np.ones(len(ids), bool))
         fresh = pa.array(np.ones(len(ids), bool))
@@ -195,28 +147,28 @@ class VectorTable:
         rows, position = rows.filter(changed), position.filter(changed)
         if not rows.num_rows:
             return rows
-        return self._merge(rows, expected=stored[_STAMP].combine_chunks().take(position).fill_null(0), dims=dims)
+        return self._merge(rows, expected=stored[STAMP].combine_chunks().take(position).fill_null(0), dims=dims)
 
     def _merge(self, rows: pa.Table, *, expected: pa.Array, dims: Mapping[str, int]) -> pa.Table:
-        others = [name for source in dims for name in _columns(source) if name not in rows.column_names]
+        others = [name for source in dims for name in column_names(source) if name not in rows.column_names]
         ids = rows["item_id"].to_pylist()
         whole = rows
         if others and pc.any(pc.not_equal(expected, 0)).as_py():
             # Lance can merge some columns of a row alone, but then rewrites these columns for every row of the
             # fragments touched: seconds for a large table. A whole row costs what the row weighs.
-            stored = self._table.select_in(["item_id", _STAMP, *others], column="item_id", values=ids)
+            stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
             position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
             for name in others:
                 whole = whole.append_column(name, stored[name].combine_chunks().take(position))
-            expected = stored[_STAMP].combine_chunks().take(position).fill_null(0)
+            expected = stored[STAMP].combine_chunks().take(position).fill_null(0)
         stamp = random.getrandbits(62) + 1
-        whole = whole.append_column(_STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
-        whole = whole.append_column(_EXPECTED, expected)
-        merged = self._table.merge(whole, condition=f"target.{_STAMP} = source.{_EXPECTED}")
+        whole = whole.append_column(STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
+        whole = whole.append_column(EXPECTED, expected)
+        merged = self._table.merge(whole, condition=f"target.{STAMP} = source.{EXPECTED}")
         if merged.inserted + merged.updated == len(ids):
             return rows.slice(0, 0)
-        landed = self._table.select_in(["item_id", _STAMP], column="item_id", values=ids)
-        landed = landed.filter(pc.equal(landed[_STAMP], stamp))["item_id"].combine_chunks()
+        landed = self._table.select_in(["item_id", STAMP], column="item_id", values=ids)
+        landed = landed.filter(pc.equal(landed[STAMP], stamp))["item_id"].combine_chunks()
         return rows.filter(pc.invert(pc.is_in(rows["item_id"], landed)))
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -245,12 +197,12 @@ class VectorTable:
         """Items that have a vector of a source now."""
         if source not in self.sources():
             return 0
-        return self._table.count(where=f"{_HASH}{encoded(source)} IS NOT NULL")
+        return self._table.count(where=f"{column_names(source)[1]} IS NOT NULL")
 
     def hashes(self, item_ids: Sequence[str] | None = None) -> dict[str, dict[str, str | None]]:
         """The stored hashes by item and source, for those of the items that have a row; for all rows when None."""
         sources = list(self.sources())
-        columns = ["item_id", *(_HASH + encoded(source) for source in sources)]
+        columns = ["item_id", *(column_names(source)[1] for source in sources)]
         if item_ids is None:
             rows = self._table.select(columns)
         else:
@@ -278,8 +230,8 @@ class VectorTable:
             ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND, before the first batch.
         """
         snapshot = self._table.snapshot(version)
-        dims = _sources(snapshot.schema)
-        names = _vector_columns(sources, dims)
+        dims = source_dims(snapshot.schema)
+        names = vector_columns(sources, dims)
         return self._batches(snapshot, sources, names, dims, batch_bytes)
 
     def _batches(
@@ -291,8 +243,11 @@ class VectorTable:
         order = self._table.key_order(snapshot)
         if order.disorder > UNORDERED_SHARE and len(order.keys) * row_bytes <= UNORDERED_BYTES:
             step_rows = max(step_rows, len(order.keys))
+        vectors = [pa.field(source, pa.list_(pa.float32(), dims[source])) for source in sources]
+        schema = pa.schema([pa.field("item_id", pa.string()), *vectors])
         for rows in self._table.ranges(snapshot, ["item_id", *names], rows=step_rows):
-            yield from rows.rename_columns(["item_id", *sources]).to_batches(max_chunksize=batch_rows)
+            named = rows.rename_columns(schema.names).cast(schema)
+            yield from named.to_batches(max_chunksize=batch_rows)
 
     def take(self, item_ids: Sequence[str], sources: Sequence[str], version: int | None = None) -> pa.Table:
         """Rows of these items in the caller's order; ids may repeat and need not exist.
@@ -304,7 +259,7 @@ class VectorTable:
             ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND.
         """
         snapshot = self._table.snapshot(version)
-        names = _vector_columns(sources, _sources(snapshot.schema))
+        names = vector_columns(sources, source_dims(snapshot.schema))
         wanted = pa.array(item_ids, pa.string())
         ids = wanted.unique()
         if len(ids) >= READ_WHOLE_SHARE * snapshot.count():
@@ -341,8 +296,8 @@ class VectorTable:
             ServiceError: SOURCE_NOT_FOUND or DIMENSION_MISMATCH.
         """
         snapshot = self._table.snapshot()
-        dims = _sources(snapshot.schema)
-        (name,) = _vector_columns([source], dims)
+        dims = source_dims(snapshot.schema)
+        (name,) = vector_columns([source], dims)
         if vector.shape != (dims[source],):
             raise ServiceError(
                 "DIMENSION_MISMATCH",
@@ -372,8 +327,8 @@ class VectorTable:
         """
         snapshot = self._table.snapshot(version)
         total = hashlib.sha256()
-        for source in sorted(_sources(snapshot.schema)):
-            name = _HASH + encoded(source)
+        for source in sorted(source_dims(snapshot.schema)):
+            name = column_names(source)[1]
             rows = snapshot.select(["item_id", name], where=f"{name} IS NOT NULL").combine_chunks()
             if not rows.num_rows:
                 continue
@@ -397,39 +352,6 @@ class VectorTable:
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
-
-
-def _columns(source: str) -> tuple[str, str]:
-    return _VECTOR + encoded(source), _HASH + encoded(source)
-
-
-def _fields(source: str, dim: int) -> list[pa.Field]:
-    return [
-        pa.field(_VECTOR + encoded(source), pa.list_(pa.float32(), dim)),
-        pa.field(_HASH + encoded(source), pa.string()),
-    ]
-
-
-def _sources(schema: pa.Schema) -> dict[str, int]:
-    return {
-        decoded(field.name.removeprefix(_VECTOR)): field.type.list_size
-        for field in schema
-        if field.name.startswith(_VECTOR)
-    }
-
-
-def _source_not_found(source: str, dims: Mapping[str, int]) -> ServiceError:
-    known = ", ".join(sorted(dims)) or "none yet"
-    return ServiceError(
-        "SOURCE_NOT_FOUND", f"there is no source {source}; there are: {known}", source=source, sources=known
-    )
-
-
-def _vector_columns(sources: Sequence[str], dims: Mapping[str, int]) -> list[str]:
-    for source in sources:
-        if source not in dims:
-            raise _source_not_found(source, dims)
-    return [_VECTOR + encoded(source) for source in sources]
 
 
 def _text_bytes(texts: pa.Array) -> memoryview:
