@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 
@@ -34,6 +35,7 @@ console = Console(stderr=True, highlight=False)
 #: For results that people read. Item texts are printed as they are: no markup, no emoji codes.
 output = Console(highlight=False, markup=False, emoji=False)
 
+BLOCK_ROWS = 1_000  # rows of a table that are laid out together
 QUIET_LINE_SECONDS = 5.0  # how often progress is told where stderr is no terminal
 
 
@@ -186,25 +188,38 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
         rows: The cells, aligned with the headings.
         right: Headings whose cells are figures and stand flush right.
     """
-    texts = [[one_line(cell(value)) for value in row] for row in rows]
+    texts = ([one_line(cell(value)) for value in row] for row in rows)
     if output.is_terminal:
-        from rich.table import Table
+        _draw(columns, texts, right)
+        return
+    head: list[list[str]] = [list(columns)] if any(columns) else []
+    widths = [0] * len(columns)
+    # A block at a time: a list of a million items neither waits nor is held.
+    while block := [*head, *islice(texts, BLOCK_ROWS)]:
+        head = []
+        widths = [max(width, *(cell_len(line[place]) for line in block)) for place, width in enumerate(widths)]
+        for line in block:
+            cells = []
+            for column, text, width in zip(columns, line, widths, strict=True):
+                gap = " " * (width - cell_len(text))
+                cells.append(gap + text if column in right else text + gap)
+            print_line("  ".join(cells).rstrip())
 
-        table = Table(header_style="bold", show_edge=False, pad_edge=False)
+
+def _draw(columns: Sequence[str], texts: Iterator[list[str]], right: Sequence[str]) -> None:
+    from rich.table import Table
+
+    block = list(islice(texts, BLOCK_ROWS))
+    while True:
+        table = Table(header_style="bold", show_edge=False, pad_edge=False, show_header=any(columns))
         for column in columns:
             table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-        for row in texts:
+        for row in block:
             table.add_row(*row)
         output.print(table)
-        return
-    lines = [list(columns), *texts]
-    widths = [max(cell_len(line[place]) for line in lines) for place in range(len(columns))]
-    for line in lines:
-        cells = []
-        for column, text, width in zip(columns, line, widths, strict=True):
-            gap = " " * (width - cell_len(text))
-            cells.append(gap + text if column in right else text + gap)
-        print_line("  ".join(cells).rstrip())
+        block = list(islice(texts, BLOCK_ROWS))
+        if not block:
+            return
 
 
 def cell(value: object) -> str:

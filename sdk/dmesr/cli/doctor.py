@@ -31,6 +31,7 @@ WEIGHTS_BYTES = 50 * 1024**2  # a cut download is smaller
 # Packages with native code: only importing them shows that it fits this machine.
 NATIVE = {"torch": "torch", "lancedb": "lancedb", "onnxruntime": "onnxruntime", "pyarrow": "pyarrow", "grpcio": "grpc"}
 DEVELOPMENT_EXTRA = "dev"
+STORE_MARKER = "dmesr_store.lance"  # the table in which a store keeps its schema's version
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?P<versions>[^;]*)")
 _EXTRA = re.compile(r"extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"]")
 
@@ -260,7 +261,23 @@ def _store(folder: Path) -> Check:
         return Check("store", Status.FAIL, f"{place} cannot be written to: {error.strerror}", remedy)
     if not folder.exists():
         return Check("store", Status.OK, f"{folder} will be made at the first start")
-    return Check("store", Status.OK, f"{folder} can be written to")
+    if not (folder / STORE_MARKER).is_dir():
+        return Check("store", Status.OK, f"{folder} can be written to and holds no store yet")
+    return _schema(folder)
+
+
+def _schema(folder: Path) -> Check:
+    # The server knows best what it can read. It is found by name, as its commands are: the SDK does not import it.
+    try:
+        server_store = importlib.import_module("dmesr_server.store")
+    except Exception:
+        return Check("store", Status.OK, f"{folder} can be written to; the server extra would tell its schema")
+    try:
+        opened = server_store.Store(uri=str(folder))
+    except Exception as error:  # whatever the store raises is the finding
+        return Check("store", Status.FAIL, f"{folder} cannot be opened", str(error))
+    opened.close()
+    return Check("store", Status.OK, f"{folder}, schema {opened.schema_version}")
 
 
 def _existing(folder: Path) -> Path:

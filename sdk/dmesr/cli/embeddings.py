@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import ZipFile
 
 import typer
 
@@ -12,6 +15,8 @@ from .console import connected, fail, print_line, print_table, say, shortened, s
 from .options import command, group
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     import dmesr
 
 app = group(
@@ -134,25 +139,35 @@ def export(
     show(ctx, result, lambda: say(f"wrote {len(found.ids):,} items to {output} ({coverage}; version {found.version})"))
 
 
+def _arrays(found: dmesr.Embeddings) -> Iterator[tuple[str, Callable[[], npt.NDArray[Any]]]]:
+    import numpy as np
+
+    yield "item_id", lambda: np.array(found.ids, dtype=np.str_)
+    for source in found.sources:
+        yield source, partial(found.matrix, source)
+        yield f"{source}_present", partial(found.present, source)
+
+
 def _write(found: dmesr.Embeddings, output: Path, kind: str) -> None:
     # A file of that name is replaced only by a whole one.
-    partial = output.with_name(f".{output.name}.partial")
+    unfinished = output.with_name(f".{output.name}.partial")
     try:
         if kind == ".parquet":
-            found.to_parquet(partial)
+            found.to_parquet(unfinished)
         elif kind == ".arrow":
             import pyarrow as pa
 
             table = found.to_arrow()
-            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
         else:
             import numpy as np
 
-            columns = {name: found.matrix(name) for name in found.sources}
-            masks = {f"{name}_present": found.present(name) for name in found.sources}
-            with partial.open("wb") as sink:
-                np.savez(sink, item_id=np.array(found.ids, dtype=np.str_), **columns, **masks)
-        partial.replace(output)
+            # As np.savez writes it, but one array in memory at a time and with sources of any name.
+            with ZipFile(unfinished, "w") as archive:
+                for name, make in _arrays(found):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, make(), allow_pickle=False)
+        unfinished.replace(output)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)

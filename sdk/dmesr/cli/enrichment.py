@@ -101,7 +101,7 @@ def status(
     with connected(ctx) as client:
         if job_id is not None:
             job = client.enrichment.get(job_id)
-            show(ctx, _plain_job(job), lambda: _print_job(job))
+            show(ctx, job.status, lambda: _print_job(job))
             return
         jobs = list(islice(client.enrichment.list(), count))
     columns = ["job", "state", "items", "of", "recipe", "describer", "created"]
@@ -109,7 +109,7 @@ def status(
         (one.job_id, one.state, one.items_done, one.items_total, one.recipe_id, one.describer, one.create_time)
         for one in jobs
     ]
-    show(ctx, [_plain_job(job) for job in jobs], lambda: print_table(columns, rows, right=["items", "of"]))
+    show(ctx, [job.status for job in jobs], lambda: print_table(columns, rows, right=["items", "of"]))
 
 
 @command(enrich, "watch", examples=["dmesr-cli enrich watch 3f2a…", "dmesr-cli enrich watch"])
@@ -130,8 +130,8 @@ def cancel(ctx: typer.Context, job_id: JobId) -> None:
     """Ask a job to stop. What it has written stays, and the next job goes on from there."""
     with connected(ctx) as client:
         job = client.enrichment.get(job_id)
-        cancelled = job.cancel() or job
-        show(ctx, _plain_job(cancelled), lambda: say(f"job {job_id}: {_state(cancelled)}"))
+        job.cancel()
+        show(ctx, job.status, lambda: say(f"job {job_id}: {_state(job)}"))
 
 
 @command(enrich, "retry", examples=["dmesr-cli enrich retry 3f2a…", "dmesr-cli enrich retry 3f2a… --no-watch"])
@@ -185,22 +185,24 @@ def import_(
     rejects: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rejected rows here, as JSONL.")] = None,
 ) -> None:
     """Bring in descriptions that were made elsewhere; then encode them with 'enrich start --describer import'."""
-    from dmesr import ImportedDescription
+    from dmesr import ImportedDescription, RejectedRow
+    from dmesr.readers import read_rows
 
-    from .rows import rows_of
+    needed = (item, text) if route else (item, text, "route")
+    unreadable: list[dmesr.RejectedRow] = []
 
     def read() -> Iterator[dmesr.ImportedDescription]:
         for file in files:
-            for row in rows_of(file, needed=(item, text) if route else (item, text, "route")):
-                yield ImportedDescription(
-                    item_id=str(row[item] if row[item] is not None else ""),
-                    route=route or str(row["route"] or ""),
-                    text=str(row[text] if row[text] is not None else ""),
-                )
+            for row in read_rows(file, needed=needed, only_needed=True):
+                if isinstance(row, RejectedRow):
+                    unreadable.append(row)
+                    continue
+                texts = ["" if row.values[column] is None else str(row.values[column]) for column in needed]
+                yield ImportedDescription(item_id=texts[0], route=route or texts[2], text=texts[1])
 
     with connected(ctx) as client:
         summary = client.enrichment.import_descriptions(read(), model=model, is_mllm=mllm, recipe=recipe)
-    report_rejects(ctx, summary, noun="description", file=rejects)
+    report_rejects(ctx, summary, noun="description", file=rejects, unreadable=unreadable)
 
 
 def _split(routes: list[str] | None) -> list[str] | None:
@@ -226,7 +228,7 @@ def _follow(job: dmesr.Job) -> dmesr.Job:
 
 def _end(ctx: typer.Context, job: dmesr.Job, *, watched: bool) -> None:
     if as_json(ctx):
-        print_json(_plain_job(job))
+        print_json(job.status)
     elif watched:
         _print_job(job)
     else:
@@ -239,24 +241,7 @@ def _end(ctx: typer.Context, job: dmesr.Job, *, watched: bool) -> None:
 
 
 def _problem(job: dmesr.Job) -> str:
-    return str(getattr(job.problem, "message", None) or job.problem or "no reason was recorded")
-
-
-def _plain_job(job: dmesr.Job) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id,
-        "state": job.state,
-        "recipe_id": job.recipe_id,
-        "describer": job.describer,
-        "encoder": job.encoder,
-        "items_done": job.items_done,
-        "items_total": job.items_total,
-        "routes": job.routes,
-        "problem": job.problem,
-        "create_time": job.create_time,
-        "start_time": job.start_time,
-        "end_time": job.end_time,
-    }
+    return job.problem.message if job.problem is not None else "no reason was recorded"
 
 
 def _print_job(job: dmesr.Job) -> None:
@@ -303,7 +288,7 @@ def _print_descriptions(found: dmesr.Descriptions) -> None:
             source = one.provenance
             kind = "" if source is None or source.is_mllm else ", no multimodal LLM"
             who = "" if source is None else f" ({source.describer}, {source.model}{kind}{stale})"
-            text = one.text or f"failed: {getattr(one.problem, 'message', one.problem)}"
+            text = one.text or f"failed: {one.problem.message if one.problem is not None else 'no reason was recorded'}"
             print_line(f"  {one.route}{who}: {text}")
         if not made:
             print_line("  no description yet: 'dmesr-cli enrich start' makes them")

@@ -14,7 +14,6 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from .console import Tell, fail
-from .rows import rows_of
 
 if TYPE_CHECKING:
     import dmesr
@@ -49,6 +48,7 @@ class Evaluation:
         k: Length of the lists.
         users: Users evaluated.
         skipped_users: Users with fewer than two events.
+        unusable_rows: Rows of the file that could not be used.
         repeat_users: Evaluated users whose hidden item stands in their history too.
         unknown_targets: Evaluated users whose hidden item is not in the catalog; misses for both.
         unknown_history_items: Distinct items of the histories that the model does not know.
@@ -62,6 +62,7 @@ class Evaluation:
     k: int
     users: int
     skipped_users: int
+    unusable_rows: int
     repeat_users: int
     unknown_targets: int
     unknown_history_items: int
@@ -84,38 +85,44 @@ class Case:
         return self.target in self.history
 
 
-def read_events(file: Path, *, user: str, item: str, time: str | None) -> dict[str, list[str]]:
-    """Reads each user's items, oldest first.
+@dataclass(frozen=True)
+class Events:
+    """What a file of interactions holds.
+
+    Attributes:
+        by_user: Each user's items, oldest first.
+        unusable: Rows that lack a user, an item or a time, or cannot be read.
+    """
+
+    by_user: dict[str, list[str]]
+    unusable: tuple[dmesr.RejectedRow, ...]
+
+
+def read_events(file: Path, *, user: str, item: str, time: str | None) -> Events:
+    """Reads each user's items.
 
     Args:
-        file: CSV, Parquet or JSONL.
+        file: CSV, TSV, Parquet or JSONL.
         user: The column with user ids.
         item: The column with item ids.
         time: The column that orders a user's events; None for the file's order, which also breaks ties.
     """
-    timed: dict[str, list[tuple[object, str]]] = {}
-    for number, row in enumerate(rows_of(file, needed=(user, item, *((time,) if time else ()))), 1):
-        who, what, when = row[user], row[item], row[time] if time else number
-        if who is None or what is None or when is None:
-            fail(f"{file}: row {number} has no {user if who is None else item if what is None else time}")
-        timed.setdefault(str(who), []).append((_comparable(when), str(what)))
-    try:
-        return {who: [what for _, what in sorted(events, key=_moment)] for who, events in timed.items()}
-    except TypeError:
-        fail(f"{file}: the column {time} mixes numbers and texts, so it does not order the events")
+    from dmesr import RejectedRow
+    from dmesr.readers import read_interactions
+
+    timed: dict[str, list[tuple[float, str]]] = {}
+    unusable: list[dmesr.RejectedRow] = []
+    for row in read_interactions(file, user=user, item=item, time=time):
+        if isinstance(row, RejectedRow):
+            unusable.append(row)
+        else:
+            timed.setdefault(row.user, []).append((0.0 if row.time is None else row.time, row.item))
+    ordered = {who: [what for _, what in sorted(events, key=_moment)] for who, events in timed.items()}
+    return Events(by_user=ordered, unusable=tuple(unusable))
 
 
-def _moment(event: tuple[object, str]) -> object:
+def _moment(event: tuple[float, str]) -> float:
     return event[0]
-
-
-def _comparable(when: object) -> object:
-    if not isinstance(when, str):
-        return when
-    try:
-        return float(when)
-    except ValueError:
-        return when
 
 
 def cases_of(events: dict[str, list[str]], *, max_users: int | None, seed: int) -> list[Case]:
@@ -128,7 +135,7 @@ def cases_of(events: dict[str, list[str]], *, max_users: int | None, seed: int) 
 
 def evaluate_model(
     client: dmesr.Client,
-    events: dict[str, list[str]],
+    events: Events,
     *,
     model: str,
     k: int,
@@ -140,17 +147,18 @@ def evaluate_model(
 
     Args:
         client: The client, bound to the catalog.
-        events: Each user's items, oldest first.
+        events: The interactions.
         model: The alias, name or "name:version".
         k: Length of the lists.
         max_users: Users to draw; all when None.
         seed: Seed of that draw.
         tell: Takes the number of users done.
     """
-    cases = cases_of(events, max_users=max_users, seed=seed)
+    by_user = events.by_user
+    cases = cases_of(by_user, max_users=max_users, seed=seed)
     if not cases:
         fail("no user has two events: there is nothing to hide and recommend from")
-    known = _in_catalog(client, {case.target for case in cases} | {one for items in events.values() for one in items})
+    known = _in_catalog(client, {case.target for case in cases} | {one for items in by_user.values() for one in items})
     # The version is fixed first: a promotion half-way must not mix two models.
     ref = client.models.get(model).ref
     ranks: list[int | None] = []
@@ -165,12 +173,13 @@ def evaluate_model(
             popular += found.strategy.name == "POPULARITY"
         tell(len(ranks), total=len(cases))
     catalog_items = client.items.count()
-    floor = popularity_ranks(cases, hidden_from=events, known=known, catalog_items=catalog_items)
+    floor = popularity_ranks(cases, hidden_from=by_user, known=known, catalog_items=catalog_items)
     return Evaluation(
         model=ref,
         k=k,
         users=len(cases),
-        skipped_users=sum(len(items) < 2 for items in events.values()),
+        skipped_users=sum(len(items) < 2 for items in by_user.values()),
+        unusable_rows=len(events.unusable),
         repeat_users=sum(case.is_repeat for case in cases),
         unknown_targets=sum(case.target not in known for case in cases),
         unknown_history_items=len(unknown),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from .evaluation import Evaluation
 
+SHOWN_ROWS = 10
+
 ModelOption = Annotated[str, typer.Option(help="The alias, name or NAME:VERSION.")]
 
 
@@ -120,6 +122,8 @@ def evaluate(
     from .evaluation import evaluate_model, read_events
 
     events = read_events(file, user=user, item=item, time=time)
+    for row in events.unusable[:SHOWN_ROWS]:
+        say(row.message)
     with connected(ctx) as client, progress("evaluating") as tell:
         result = evaluate_model(client, events, model=model, k=k, max_users=users, seed=seed, tell=tell)
     show(ctx, result, lambda: _print_evaluation(result))
@@ -137,6 +141,8 @@ def _print_evaluation(result: Evaluation) -> None:
         "± one standard error"
     )
     print_line(f"{result.skipped_users:,} users left out: they have fewer than 2 events")
+    if result.unusable_rows:
+        print_line(f"{result.unusable_rows:,} rows of the file could not be used")
     if result.repeat_users:
         print_line(f"{result.repeat_users:,} users' hidden item is one that they had before")
     print_line(
