@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -26,7 +26,12 @@ _LOG = logging.getLogger("dmesr_server.api")
 #: Services that answer without a token: load balancers and tools ask them before they know one.
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+else:
+    Interceptor = grpc.aio.ServerInterceptor  # generic for type checkers only
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
@@ -68,7 +73,7 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceErro
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-class TokenInterceptor(grpc.aio.ServerInterceptor):
+class TokenInterceptor(Interceptor):
     """Lets in only calls that carry the configured bearer token."""
 
     def __init__(self, token: str):
@@ -76,7 +81,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler:
         """Hands the call on, or answers UNAUTHENTICATED."""
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
@@ -93,7 +98,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-def _refusing(handler: grpc.RpcMethodHandler, error: ServiceError) -> grpc.RpcMethodHandler:
+def _refusing(handler: Handler, error: ServiceError) -> Handler:
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await _abort(context, error)
 
@@ -104,7 +109,7 @@ def _refusing(handler: grpc.RpcMethodHandler, error: ServiceError) -> grpc.RpcMe
     return _like(handler, refuse_stream if handler.response_streaming else refuse)
 
 
-def _like(handler: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
+def _like(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
     """The same kind of method with another behaviour."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -115,7 +120,7 @@ def _like(handler: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _behaviour(handler: grpc.RpcMethodHandler) -> Callable[..., Any]:
+def _behaviour(handler: Handler) -> Callable[..., Any]:
     found = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     assert found is not None
     return found
@@ -137,7 +142,7 @@ class _Call:
             )
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor(Interceptor):
     """Turns what a servicer raises into a status, holds the message limit, and logs each call."""
 
     def __init__(self, *, max_message_bytes: int):
@@ -145,7 +150,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler:
         """Wraps the method."""
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dmesr_server.api import validation
 from dmesr_server.config import LimitsConfig
 from dmesr_server.enrichment import pictures
 from dmesr_server.errors import ServiceError
@@ -133,20 +134,24 @@ class IncomingPicture:
     sha256: str
     limits: LimitsConfig
     problem: ServiceError | None = None
-    skipped: bool = False  # the server has it already: its chunks are let go
-    _size: int = 0
+    _received: int = 0
     _chunks: list[bytes] = field(default_factory=list)
 
     def add(self, data: bytes) -> None:
         """Takes the next chunk; lets go of everything once the picture is over the limit."""
-        if self.skipped or self.problem is not None:
+        if self.problem is not None:
             return
-        self._size += len(data)
-        if self._size > self.limits.max_picture_bytes:
+        self._received += len(data)
+        if self._received > self.limits.max_picture_bytes:
             self._chunks.clear()
-            self.problem = too_large(self._size, self.limits, at_least=True)
+            self.problem = too_large(self._received, self.limits, at_least=True)
         else:
             self._chunks.append(data)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds now."""
+        return 0 if self.problem is not None else self._received
 
     def finish(self) -> NewPicture:
         """The whole picture.
@@ -156,4 +161,5 @@ class IncomingPicture:
         """
         if self.problem is not None:
             raise self.problem
+        validation.sha256("sha256", self.sha256)
         return inspected(b"".join(self._chunks), self.limits, sha256=self.sha256)

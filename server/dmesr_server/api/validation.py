@@ -25,6 +25,7 @@ RESERVED_SOURCES = frozenset({"original", "text", "image", "hybrid", "reflect"})
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}")
 _SOURCE = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,7}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -191,3 +192,17 @@ def required(**fields: str) -> None:
             f"{', '.join(empty)} must be given",
             violations=[Violation(name, "must be given") for name in empty],
         )
+
+
+def short_text(field: str, value: str) -> str:
+    """A few words for people and prompts: one line of at most 100 characters."""
+    if len(value) > 100 or not value.isprintable():
+        raise invalid_field(field, f"must be at most 100 printable characters on one line, got {value!r:.80}")
+    return value.strip()
+
+
+def language(value: str) -> str:
+    """A BCP 47 tag, or nothing."""
+    if value and not _LANGUAGE.fullmatch(value):
+        raise invalid_field("language", f"must be a BCP 47 tag such as 'en' or 'pt-BR', got {value!r:.80}")
+    return value

@@ -48,19 +48,18 @@ class VectorStream:
                 *(pa.field(source.name, pa.list_(value, source.dim)) for source in sources),
             ]
         )
-        # An id takes some tens of bytes; each row one bit of presence for each source.
-        row_bytes = 64 + sum(source.dim for source in sources) * (2 if half else 4)
-        self._rows = max(1, MESSAGE_BYTES // row_bytes)
+        self.batch_bytes = 2 * MESSAGE_BYTES if half else MESSAGE_BYTES  # of float32, as the store counts
 
     def head(self) -> bytes:
         """The first piece: the schema."""
-        return self.schema.serialize().to_pybytes()
+        return bytes(self.schema.serialize().to_pybytes())
 
     def pieces(self, batch: pa.RecordBatch | pa.Table) -> Iterator[bytes]:
         """The pieces of one batch, each a whole record batch of the stream.
 
         Args:
-            batch: Columns `item_id`, the sources as fixed-size lists of float32, and `found` where rows may be missing.
+            batch: About `batch_bytes` large. Columns `item_id`, the sources as fixed-size lists of float32, and `found`
+                where rows may be missing.
         """
         columns = []
         for column in self.schema:
@@ -68,10 +67,10 @@ class VectorStream:
                 found = pa.array(np.ones(batch.num_rows, bool))
                 columns.append(found)
                 continue
-            # Copy 1, only for float16 and for renamed inner fields' sake: otherwise the cast hands the buffers on.
+            # Copy 1, only for float16: otherwise the buffers are handed on.
             columns.append(_cast(batch.column(column.name), column.type))
         whole = pa.Table.from_arrays(columns, schema=self.schema)
-        for part in whole.to_batches(max_chunksize=self._rows):  # slices: no copy
+        for part in (part for batch in whole.to_batches() for part in _small_enough(batch)):  # slices: no copy
             # Copy 2: the IPC encoding lays the slice's buffers out one after the other.
             # Copy 3: from Arrow's buffer to the bytes object that protobuf wants. protobuf copies those into its
             # message (copy 4) and serialises them for gRPC (copy 5). Each is one memcpy of 1 MiB.
@@ -81,6 +80,16 @@ class VectorStream:
     def tail() -> bytes:
         """The last piece: the stream's end."""
         return _END_OF_STREAM
+
+
+def _small_enough(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch, halved as often as it takes: long ids or wide vectors can make it larger than was reckoned."""
+    if batch.nbytes <= 2 * MESSAGE_BYTES or batch.num_rows < 2:
+        yield batch
+    else:
+        half = batch.num_rows // 2
+        yield from _small_enough(batch.slice(0, half))
+        yield from _small_enough(batch.slice(half))
 
 
 def _cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -33,7 +33,7 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-def invalid(message: str, **metadata: object) -> ServiceError:
+def invalid(message: str, **metadata: Any) -> ServiceError:
     """An artefact that breaks the contract."""
     return ServiceError("INVALID_ARTEFACT", message, **metadata)
 
@@ -170,21 +170,31 @@ def load(folder: Path, *, verify_checksums: bool) -> Artefact:
     )
 
 
-def _read_manifest(path: Path) -> tuple[Manifest, str]:
+def parse_manifest(text: str) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        ServiceError: INVALID_ARTEFACT, naming the key.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-        content: Any = json.loads(text)
-    except FileNotFoundError:
-        raise invalid(f"{MANIFEST} is missing; publish the folder that the trainer exported", file=MANIFEST) from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise invalid(f"{MANIFEST} is not JSON: {error}", file=MANIFEST) from error
-    try:
-        return Manifest.model_validate(content), text
+        return Manifest.model_validate(json.loads(text))
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"]) or "manifest"
         said = fault["msg"].removeprefix("Value error, ")
         raise invalid(f"{MANIFEST}: {key}: {said}", file=MANIFEST, key=key) from error
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"{MANIFEST} is not JSON: {error}", file=MANIFEST) from error
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise invalid(f"{MANIFEST} is missing; publish the folder that the trainer exported", file=MANIFEST) from None
+    except UnicodeDecodeError as error:
+        raise invalid(f"{MANIFEST} is not UTF-8: {error}", file=MANIFEST) from error
+    return parse_manifest(text), text
 
 
 def _verify(path: Path, expected: FileSum) -> None:

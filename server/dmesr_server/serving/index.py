@@ -93,4 +93,5 @@ def best(scores_C: np.ndarray, k: int) -> np.ndarray:
     equal = np.flatnonzero(scores_C == kth)[: k - len(above)]
     chosen = np.concatenate([above, equal])
     chosen = chosen[np.isfinite(scores_C[chosen])]
-    return chosen[np.lexsort((chosen, -scores_C[chosen]))]
+    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_C[chosen]))]
+    return ranked

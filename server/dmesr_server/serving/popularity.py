@@ -26,4 +26,5 @@ def popular(index: ItemIndex, *, k: int, candidates_C: np.ndarray | None, exclud
     scores_N[excluded] = -np.inf
     if candidates_C is None:
         return best(scores_N, k)
-    return candidates_C[best(scores_N[candidates_C], k)]
+    rows: np.ndarray = candidates_C[best(scores_N[candidates_C], k)]
+    return rows

@@ -12,16 +12,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from dmesr_server.control import Control, ModelRow
 from dmesr_server.errors import ServiceError, invalid_field
 from dmesr_server.serving import towers
-from dmesr_server.serving.artefact import FILE_NAMES, MANIFEST, MAX_MANIFEST_BYTES, Artefact, invalid, load
+from dmesr_server.serving.artefact import (
+    FILE_NAMES,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Artefact,
+    invalid,
+    load,
+    parse_manifest,
+)
+from dmesr_server.serving.live import LiveModels, ModelKey
+from dmesr_server.store import Store
 
 MAX_ARTEFACT_BYTES = 4 * 1024**3  # of all files
 _INCOMING = ".incoming"  # no catalog can have that name
 
 
 class ArtefactUpload:
-    """The files of one artefact on their way in. Use it as a context manager: what is not kept is removed."""
+    """The files of one artefact on their way in. Close it in the end: what was not kept is removed."""
 
     def __init__(self, *, root: Path):
         """Begins an upload.
@@ -42,11 +53,7 @@ class ArtefactUpload:
         with _disk_errors():
             self.folder.mkdir(parents=True)
 
-    def __enter__(self) -> ArtefactUpload:
-        """The upload itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Removes what was not kept."""
         self._close_file()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -92,26 +99,23 @@ class ArtefactUpload:
         towers.rehearse(artefact)
         return artefact
 
-    def keep(self, artefact: Artefact, *, catalog: str, name: str) -> Path:
-        """Moves a checked artefact to its place, which follows from its content.
+    def keep(self, *, catalog: str, name: str, version: int) -> str:
+        """Moves a checked artefact to its place. Called within the transaction that makes the model's row.
 
-        A place by version would need the version before the files are there, and a crash between the two would leave a
-        model without files. So the files come first; the same content published twice lands in the same place.
+        So whoever sees the row finds the files. A folder that is there already belongs to no row: a process died
+        between this move and its commit, and the version was given out again.
 
         Returns:
             The folder where it is.
         """
-        place = artefact_folder(self._root, catalog=catalog, name=name, digest=artefact.digest)
+        place = self._root / catalog / name / str(version)
         with _disk_errors():
             place.parent.mkdir(parents=True, exist_ok=True)
             _sync(self.folder)
-            try:
-                self.folder.rename(place)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+            shutil.rmtree(place, ignore_errors=True)
+            self.folder.rename(place)
             _sync(place.parent)
-        return place
+        return str(place)
 
     def _next_file(self, name: str) -> None:
         if name not in FILE_NAMES:
@@ -132,9 +136,67 @@ class ArtefactUpload:
                 os.fsync(file.fileno())
 
 
-def artefact_folder(root: Path, *, catalog: str, name: str, digest: str) -> Path:
-    """Where an artefact of that content is kept."""
-    return root / catalog / name / digest[:16]
+def check_recipe(artefact: Artefact, *, control: Control, store: Store, catalog: str) -> None:
+    """Holds the artefact's sources against the recipe that it was trained on.
+
+    Raises:
+        ServiceError: RECIPE_NOT_FOUND, SOURCE_NOT_FOUND or DIMENSION_MISMATCH.
+    """
+    manifest = artefact.manifest
+    if not manifest.sources:
+        return
+    recipe = control.recipes.resolve(catalog, manifest.recipe_id)
+    if recipe.recipe_id != manifest.recipe_id:  # a name that happens to look like an id
+        raise invalid("manifest.json: recipe_id must be the recipe's id, not its name", key="recipe_id")
+    dims = store.catalog(catalog).embeddings(recipe.recipe_id).sources()
+    for source in manifest.sources:
+        if source.name not in dims:
+            raise ServiceError(
+                "SOURCE_NOT_FOUND",
+                f"the model reads the source {source.name!r}, recipe {recipe.recipe_id} has: "
+                f"{', '.join(dims) or 'none'}; enrich with the sources that the model was trained on",
+                source=source.name,
+                recipe=recipe.recipe_id,
+                sources=", ".join(dims),
+            )
+        if dims[source.name] != source.dim:
+            raise ServiceError(
+                "DIMENSION_MISMATCH",
+                f"the model reads the source {source.name!r} {source.dim} wide, recipe {recipe.recipe_id} holds it "
+                f"{dims[source.name]} wide; train on this recipe",
+                source=source.name,
+                expected=dims[source.name],
+                actual=source.dim,
+            )
+
+
+def delete(row: ModelRow, *, control: Control, store: Store, live: LiveModels) -> None:
+    """Deletes a model that no alias points to: its row, its adapted vectors, its files.
+
+    Raises:
+        ServiceError: MODEL_IN_USE or MODEL_NOT_FOUND.
+    """
+    key = ModelKey.of(row)
+    control.models.delete(key.catalog, key.name, key.version)
+    live.forget(catalog=key.catalog, name=key.name, version=key.version)
+    # An adaptation that is under way would make the table anew: it stops at the next chunk, as the row is gone.
+    with adaptation_stopped(control, key):
+        store.catalog(key.catalog).adapted(key.ref, parse_manifest(row.manifest_json).vector_dim).drop()
+    shutil.rmtree(row.artefact_path, ignore_errors=True)
+
+
+@contextmanager
+def adaptation_stopped(control: Control, key: ModelKey, *, wait_seconds: float = 10.0) -> Iterator[None]:
+    """Holds a model's lease, so that nobody adapts it; waits for whoever does, but not for ever."""
+    owner = f"delete-{uuid.uuid4().hex}"
+    deadline = time.monotonic() + wait_seconds
+    while (lease := control.leases.acquire(key.lease, owner, 30.0)) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            control.leases.release(lease)
 
 
 def remove_leftovers(root: Path, *, older_than_seconds: float = 86_400) -> None:

@@ -128,7 +128,7 @@ def recommend(model: ServedModel, histories: Sequence[Sequence[str]], settings: 
 
 def _block_rows(model: ServedModel, *, positions: int) -> int:
     """How many histories to work on at a time, so that neither scores nor padded histories take much memory."""
-    row_bytes = 4 * max(len(model.index), positions * model.index.vectors_NV.shape[1], 1)
+    row_bytes: int = 4 * max(len(model.index), positions * model.index.vectors_NV.shape[1], 1)
     return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row_bytes))
 
 
@@ -153,7 +153,8 @@ def _positions(rows: np.ndarray, candidates_C: np.ndarray | None) -> np.ndarray:
     places = np.searchsorted(candidates_C, rows)
     inside = places < len(candidates_C)
     places = places[inside]
-    return places[candidates_C[places] == rows[inside]]
+    found: np.ndarray = places[candidates_C[places] == rows[inside]]
+    return found
 
 
 def _scored(model: ServedModel, user_V: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> list[Scored]:

@@ -94,7 +94,7 @@ class UserTower:
         Raises:
             ServiceError: INVALID_ARTEFACT when the graph fails or answers with NaN, infinity or another shape.
         """
-        feeds = {
+        feeds: dict[str, np.ndarray] = {
             "vectors": np.ascontiguousarray(vectors_BTV, np.float32),
             "lengths": np.ascontiguousarray(lengths_B, np.int64),
         }

@@ -1,0 +1,116 @@
+"""AdminService: catalogs, the store, and what this server is."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import shutil
+from typing import Any
+
+from dmesr.v1 import admin_pb2 as pb
+from dmesr.v1 import admin_pb2_grpc
+from grpc.aio import ServicerContext
+
+from dmesr_server.api import translation, validation
+from dmesr_server.api.parts import Parts
+from dmesr_server.enrichment import describers
+from dmesr_server.store import SCHEMA_VERSION
+
+_Context = ServicerContext[Any, Any]
+_PACKAGES = (
+    "dmesr",
+    "grpcio",
+    "protobuf",
+    "lancedb",
+    "pyarrow",
+    "numpy",
+    "sqlalchemy",
+    "onnxruntime",
+    "pillow",
+    "sentence-transformers",
+    "transformers",
+    "torch",
+    "vllm",
+)
+
+
+class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
+    """Manages catalogs and tells about the server."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._control = parts.control
+        self._packages = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
+
+    async def CreateCatalog(self, request: pb.CreateCatalogRequest, context: _Context) -> pb.CreateCatalogResponse:
+        """Creates a catalog."""
+        return await asyncio.to_thread(self._create, request)
+
+    async def ListCatalogs(self, request: pb.ListCatalogsRequest, context: _Context) -> pb.ListCatalogsResponse:
+        """Lists the catalogs."""
+        return await asyncio.to_thread(self._list)
+
+    async def DropCatalog(self, request: pb.DropCatalogRequest, context: _Context) -> pb.DropCatalogResponse:
+        """Drops a catalog with everything in it."""
+        return await asyncio.to_thread(self._drop, request)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: _Context) -> pb.GetServerInfoResponse:
+        """Tells versions, limits and what enrichment would use."""
+        return await asyncio.to_thread(self._info)
+
+    async def GetStoreStats(self, request: pb.GetStoreStatsRequest, context: _Context) -> pb.GetStoreStatsResponse:
+        """Tells what the tables hold."""
+        return await asyncio.to_thread(self._stats, request)
+
+    def _create(self, request: pb.CreateCatalogRequest) -> pb.CreateCatalogResponse:
+        validation.required(name=request.name)
+        row = self._control.catalogs.create(
+            validation.new_name("name", request.name),
+            validation.short_text("domain", request.domain) or "item",
+            validation.language(request.language) or "en",
+        )
+        return pb.CreateCatalogResponse(catalog=translation.catalog(row, items=0))
+
+    def _list(self) -> pb.ListCatalogsResponse:
+        rows = sorted(self._control.catalogs.list(), key=lambda row: row.name)
+        return pb.ListCatalogsResponse(
+            catalogs=[translation.catalog(row, items=self._parts.store.catalog(row.name).items.count()) for row in rows]
+        )
+
+    def _drop(self, request: pb.DropCatalogRequest) -> pb.DropCatalogResponse:
+        validation.required(name=request.name)
+        name = self._control.catalogs.get(request.name).name
+        # The data first: were the row to go first and the process to die, a new catalog of that name would find it.
+        self._parts.store.drop_catalog(name)
+        self._control.catalogs.drop(name)
+        # Once more: what was on its way in while the row still stood.
+        self._parts.store.drop_catalog(name)
+        self._parts.live.forget(catalog=name)
+        shutil.rmtree(self._parts.config.artefacts_folder / name, ignore_errors=True)
+        return pb.DropCatalogResponse()
+
+    def _info(self) -> pb.GetServerInfoResponse:
+        config = self._parts.config
+        return pb.GetServerInfoResponse(
+            version=self._packages.get("dmesr", ""),
+            schema_version=SCHEMA_VERSION,
+            limits=translation.limits(config.limits),
+            describer=config.enrichment.describer,
+            describer_is_mllm=describers.create(config.enrichment.describer, config.enrichment).is_mllm,
+            encoder=config.enrichment.encoder.model,
+            auto_enrich=config.enrichment.auto,
+            live_enrichers=len(self._control.leases.live("enricher:")),
+            packages=self._packages,
+        )
+
+    def _stats(self, request: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:
+        _, catalog = self._parts.catalog(request.catalog)
+        tables = translation.table_stats(catalog.stats())
+        return pb.GetStoreStatsResponse(tables=tables, uri=self._parts.config.store.uri)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,274 @@
+"""EmbeddingService: the vectors of items, raw by source or adapted by a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from dmesr.v1 import embeddings_pb2 as pb
+from dmesr.v1 import embeddings_pb2_grpc
+from grpc.aio import ServicerContext
+
+from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
+from dmesr_server.api.parts import Parts
+from dmesr_server.errors import ServiceError, invalid_field
+from dmesr_server.serving import sampling
+from dmesr_server.serving.artefact import parse_manifest
+from dmesr_server.serving.live import ModelKey, not_ready
+from dmesr_server.store import AdaptedTable, CatalogStore, EmbeddingTable
+
+_Context = ServicerContext[Any, Any]
+_MAX_TTL_SECONDS = 7 * 24 * 3600
+_DEFAULT_TTL_SECONDS = 3600
+_TAKE_BYTES = 8 * 1024 * 1024  # of vectors looked up by id at a time
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where vectors are read: the table of a recipe or of a model."""
+
+    table: EmbeddingTable | AdaptedTable
+    recipe_id: str
+    model: str  # name:version, or empty
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """An answer about to be streamed."""
+
+    first: pb.ReadEmbeddingsResponse
+    pieces: Iterator[bytes]
+
+
+class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
+    """Reads and writes vectors."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._limits = parts.config.limits
+
+    async def ListRecipes(self, request: pb.ListRecipesRequest, context: _Context) -> pb.ListRecipesResponse:
+        """Lists the catalog's recipes, newest first."""
+        return await asyncio.to_thread(self._list_recipes, request)
+
+    async def GetEmbeddingStats(
+        self, request: pb.GetEmbeddingStatsRequest, context: _Context
+    ) -> pb.GetEmbeddingStatsResponse:
+        """Tells what a recipe holds."""
+        return await asyncio.to_thread(self._stats, request)
+
+    async def ReadEmbeddings(
+        self, request: pb.ReadEmbeddingsRequest, context: _Context
+    ) -> AsyncIterator[pb.ReadEmbeddingsResponse]:
+        """Streams vectors. gRPC's flow control holds the reading back: one piece is read ahead, no more."""
+        reading = await asyncio.to_thread(self._open, request)
+        yield reading.first
+        ahead = asyncio.create_task(asyncio.to_thread(next, reading.pieces, None))
+        try:
+            while (piece := await ahead) is not None:
+                ahead = asyncio.create_task(asyncio.to_thread(next, reading.pieces, None))
+                yield pb.ReadEmbeddingsResponse(data=piece)
+        finally:
+            # The thread must not outlive the call: it holds a version of the table.
+            with contextlib.suppress(Exception):
+                await ahead
+
+    async def WriteEmbeddings(
+        self, request_iterator: AsyncIterator[pb.WriteEmbeddingsRequest], context: _Context
+    ) -> AsyncIterator[pb.WriteEmbeddingsResponse]:
+        """Takes vectors of the caller's own; a batch is answered when it is durable."""
+        async for request in request_iterator:
+            yield await asyncio.to_thread(vector_intake.write, self._parts, request)
+
+    async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
+        """Finds the nearest items."""
+        return await asyncio.to_thread(self._neighbours, request)
+
+    async def PinEmbeddings(self, request: pb.PinEmbeddingsRequest, context: _Context) -> pb.PinEmbeddingsResponse:
+        """Keeps the newest version readable for a time."""
+        return await asyncio.to_thread(self._pin, request)
+
+    async def ReleasePin(self, request: pb.ReleasePinRequest, context: _Context) -> pb.ReleasePinResponse:
+        """Gives a pin back."""
+        return await asyncio.to_thread(self._release, request)
+
+    def _list_recipes(self, request: pb.ListRecipesRequest) -> pb.ListRecipesResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        rows = self._parts.control.recipes.list(row.name)
+        return pb.ListRecipesResponse(
+            recipes=[recipes.message(self._parts.control, recipe, catalog) for recipe in rows]
+        )
+
+    def _stats(self, request: pb.GetEmbeddingStatsRequest) -> pb.GetEmbeddingStatsResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        recipe = self._parts.control.recipes.resolve(row.name, validation.recipe_ref(request.recipe))
+        table = catalog.embeddings(recipe.recipe_id)
+        wire = recipes.message(self._parts.control, recipe, catalog)
+        items = catalog.items.count()
+        samples = sampling.sample(table, [source.name for source in wire.sources])
+        return pb.GetEmbeddingStatsResponse(
+            recipe=wire,
+            items=items,
+            rows=table.count(),
+            version=table.version(),
+            sources=[
+                pb.SourceStats(
+                    source=source,
+                    coverage=source.present / items if items else 0.0,
+                    mean_norm=samples[source.name].mean_norm,
+                    mean_pair_cosine=samples[source.name].mean_pair_cosine,
+                )
+                for source in wire.sources
+            ],
+        )
+
+    def _place(self, catalog_name: str, catalog: CatalogStore, request: Any) -> _Place:
+        control = self._parts.control
+        if request.WhichOneof("from") == "model":
+            validation.required(model=request.model)
+            model = control.models.resolve(catalog_name, request.model)
+            key = ModelKey.of(model)
+            if model.state != "READY":
+                raise not_ready(model)
+            dim = parse_manifest(model.manifest_json).vector_dim
+            return _Place(table=catalog.adapted(key.ref, dim), recipe_id=model.recipe_id, model=key.ref)
+        recipe = control.recipes.resolve(catalog_name, validation.recipe_ref(request.recipe))
+        return _Place(table=catalog.embeddings(recipe.recipe_id), recipe_id=recipe.recipe_id, model="")
+
+    def _open(self, request: pb.ReadEmbeddingsRequest) -> _Reading:
+        row, catalog = self._parts.catalog(request.catalog)
+        ids = validation.ids("item_ids", request.item_ids, self._limits)
+        if request.version < 0:
+            raise invalid_field("version", f"must be 0 (the newest) or a version, got {request.version}")
+        if request.data_type not in pb.DataType.values():
+            raise invalid_field("data_type", f"must be one of the enum, got {request.data_type}")
+        place = self._place(row.name, catalog, request)
+        # Settled once: all of the stream is of one version, whatever is written meanwhile.
+        version = request.version or place.table.version()
+        dims = place.table.sources(version)
+        names = validation.distinct(request.sources) or list(dims)
+        unknown = [name for name in names if name not in dims]
+        if unknown:
+            raise ServiceError(
+                "SOURCE_NOT_FOUND",
+                f"there is no source {unknown[0]!r}; there are: {', '.join(dims) or 'none yet'}",
+                source=unknown[0],
+                sources=", ".join(dims),
+            )
+        stream = vectors.VectorStream(
+            [vectors.WireSource(name, dims[name]) for name in names], half=request.data_type == pb.DATA_TYPE_FLOAT16
+        )
+        if ids:
+            rows, batches = len(ids), _taken(place.table, ids, names, dims, version)
+        else:
+            rows = place.table.count(version)
+            batches = place.table.scan(names, version, stream.batch_bytes)
+        return _Reading(
+            first=pb.ReadEmbeddingsResponse(
+                data=stream.head(), recipe_id=place.recipe_id, model=place.model, version=version, rows=rows
+            ),
+            pieces=_pieces(stream, batches),
+        )
+
+    def _neighbours(self, request: pb.FindNeighboursRequest) -> pb.FindNeighboursResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        k = validation.k(request.k, self._limits)
+        place = self._place(row.name, catalog, request)
+        source = request.source or ("vector" if place.model else "text")
+        dims = place.table.sources()
+        if source not in dims:
+            raise ServiceError(
+                "SOURCE_NOT_FOUND",
+                f"there is no source {source!r}; there are: {', '.join(dims) or 'none yet'}",
+                source=source,
+                sources=", ".join(dims),
+            )
+        query = request.WhichOneof("query")
+        if query is None:
+            raise invalid_field("query", "give an item_id or a vector to be near to")
+        if query == "vector":
+            vector_D = vectors.query_vector(request.vector, dim=dims[source])
+        else:
+            vector_D = _vector_of(catalog, place, request.item_id, source)
+        exclude = [request.item_id] if query == "item_id" else []
+        return pb.FindNeighboursResponse(
+            neighbours=[
+                pb.Neighbour(item_id=item_id, similarity=similarity)
+                for item_id, similarity in place.table.nearest(vector_D, source, k, exclude)
+            ]
+        )
+
+    def _pin(self, request: pb.PinEmbeddingsRequest) -> pb.PinEmbeddingsResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        if request.ttl_seconds < 0:
+            raise invalid_field("ttl_seconds", f"must not be negative, got {request.ttl_seconds}")
+        ttl = min(request.ttl_seconds or _DEFAULT_TTL_SECONDS, _MAX_TTL_SECONDS)
+        control = self._parts.control
+        recipe = control.recipes.resolve(row.name, validation.recipe_ref(request.recipe))
+        table = catalog.embeddings(recipe.recipe_id)
+        version = table.version()
+        if not version:
+            raise ServiceError(
+                "VERSION_NOT_FOUND",
+                f"recipe {recipe.recipe_id} has no vectors yet, so there is nothing to pin; run an enrichment job",
+                recipe=recipe.recipe_id,
+            )
+        tag = f"pin-{uuid.uuid4().hex}"
+        # The row first: should this process die in between, the sweep finds the pin and looks for its tag.
+        pin = control.pins.create(row.name, recipe.recipe_id, version, ttl, request.holder[:200], tag)
+        try:
+            table.pin(tag, version)
+            digest = table.digest(version)
+        except ServiceError:
+            control.pins.release(pin.pin_id)
+            raise
+        return pb.PinEmbeddingsResponse(
+            pin_id=pin.pin_id,
+            recipe_id=recipe.recipe_id,
+            version=version,
+            expire_time=translation.timestamp(pin.expire_time),
+            digest=digest,
+        )
+
+    def _release(self, request: pb.ReleasePinRequest) -> pb.ReleasePinResponse:
+        validation.required(pin_id=request.pin_id)
+        pin = self._parts.control.pins.get(request.pin_id)
+        # The tag first: a row without a tag is swept, a tag without a row would stay for ever.
+        self._parts.store.catalog(pin.catalog).embeddings(pin.recipe_id).unpin(pin.tag)
+        self._parts.control.pins.release(pin.pin_id)
+        return pb.ReleasePinResponse()
+
+
+def _taken(
+    table: EmbeddingTable | AdaptedTable, ids: Sequence[str], names: Sequence[str], dims: dict[str, int], version: int
+) -> Iterator[pa.Table]:
+    step = max(1, _TAKE_BYTES // (64 + 4 * sum(dims[name] for name in names)))
+    for start in range(0, len(ids), step):
+        yield table.take(ids[start : start + step], names, version)
+
+
+def _pieces(stream: vectors.VectorStream, batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[bytes]:
+    for batch in batches:
+        yield from stream.pieces(batch)
+    yield stream.tail()
+
+
+def _vector_of(catalog: CatalogStore, place: _Place, item_id: str, source: str) -> np.ndarray:
+    validation.required(item_id=item_id)
+    values = place.table.take([item_id], [source]).column(source)[0].values
+    if values is None:
+        if not catalog.items.existing([item_id]):
+            raise ServiceError("ITEM_NOT_FOUND", f"the catalog has no item {item_id!r}; check the id", item_id=item_id)
+        raise ServiceError(
+            "VECTOR_MISSING",
+            f"item {item_id!r} has no vector of the source {source!r}; enrich it, or search in another source",
+            item_id=item_id,
+            source=source,
+        )
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float32)

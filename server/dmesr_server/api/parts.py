@@ -1,0 +1,34 @@
+"""What the servicers are given: the parts below them, chosen in `app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmesr_server.api.auto_enrichment import AutoEnrichment
+from dmesr_server.api.validation import catalog_name
+from dmesr_server.config import Config
+from dmesr_server.control import CatalogRow, Control
+from dmesr_server.serving.live import LiveModels
+from dmesr_server.serving.loop import ServingLoop
+from dmesr_server.store import CatalogStore, Store
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one API process."""
+
+    config: Config
+    store: Store
+    control: Control
+    live: LiveModels
+    serving: ServingLoop
+    auto_enrichment: AutoEnrichment
+
+    def catalog(self, name: str) -> tuple[CatalogRow, CatalogStore]:
+        """The catalog that a request names.
+
+        Raises:
+            ServiceError: CATALOG_NOT_FOUND.
+        """
+        row = self.control.catalogs.get(catalog_name(name))
+        return row, self.store.catalog(row.name)

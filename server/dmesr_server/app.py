@@ -1,0 +1,272 @@
+"""The API process: the one place where its parts are chosen and wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from dmesr.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    embeddings_pb2,
+    embeddings_pb2_grpc,
+    enrichment_pb2,
+    enrichment_pb2_grpc,
+    items_pb2,
+    items_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    recommendations_pb2,
+    recommendations_pb2_grpc,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from dmesr_server.api.admin import AdminServicer
+from dmesr_server.api.auto_enrichment import AutoEnrichment
+from dmesr_server.api.embeddings import EmbeddingServicer
+from dmesr_server.api.enrichment import EnrichmentServicer
+from dmesr_server.api.interceptors import CallInterceptor, Interceptor, TokenInterceptor
+from dmesr_server.api.items import ItemServicer
+from dmesr_server.api.models import ModelServicer
+from dmesr_server.api.parts import Parts
+from dmesr_server.api.recommendations import RecommendationServicer
+from dmesr_server.config import Config, ServerConfig
+from dmesr_server.control import Control
+from dmesr_server.serving.adaptation import Adaptation
+from dmesr_server.serving.live import LiveModels
+from dmesr_server.serving.loop import ServingLoop
+from dmesr_server.store import Store
+from dmesr_server.supervisor import EnricherSupervisor
+
+_LOG = logging.getLogger(__name__)
+#: Threads for blocking work of all calls. More than cores: most of them wait for a disk.
+_WORKERS = 16
+#: Messages up to this many times the limit reach the server's own check, which answers with a reason and the sizes;
+#: gRPC itself would only say RESOURCE_EXHAUSTED.
+_MESSAGE_ROOM = 4
+
+
+class StartError(Exception):
+    """The server cannot start. The message is for the person who started it: what is wrong and what to do."""
+
+
+async def run(config: Config, *, enricher: bool = True, ready_file: Path | None = None) -> None:
+    """Runs the API process until SIGTERM or SIGINT, then drains.
+
+    Args:
+        config: All settings.
+        enricher: Run an enricher beside it.
+        ready_file: Gets "HOST:PORT" once the server answers.
+
+    Raises:
+        StartError: The address or a certificate cannot be used.
+        ServiceError: The store or the control database cannot be used.
+    """
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="dmesr-call")
+    )
+    stopping = _stop_signal()
+    _check_address(config.server)
+    parts = await asyncio.to_thread(_parts, config)
+    try:
+        server, health = _server(parts)
+        port = _bind(server, config.server)
+        supervisor = EnricherSupervisor(config) if enricher else None
+        await server.start()
+        background = [asyncio.create_task(parts.serving.run(), name="serving")]
+        if supervisor is not None:
+            background.append(asyncio.create_task(supervisor.run(), name="enricher"))
+        _announce(f"{_printable(config.server.host)}:{port}", ready_file)
+        if config.enrichment.auto:
+            background.append(asyncio.create_task(_catch_up(parts), name="catch-up"))
+        try:
+            await _until_stopped(stopping, background)
+        finally:
+            _LOG.info("stopping: calls in flight get %.1f s", config.server.grace_seconds)
+            await health.enter_graceful_shutdown()
+            draining = asyncio.create_task(server.stop(config.server.grace_seconds))
+            for task in background:
+                task.cancel()
+            await asyncio.gather(draining, *background, return_exceptions=True)
+            _LOG.info("stopped")
+    finally:
+        await asyncio.to_thread(_close, parts, ready_file)
+
+
+def _parts(config: Config) -> Parts:
+    store = Store(uri=config.store.uri)
+    control = Control(config.store.resolved_control_url)
+    control.migrate()
+    control.catalogs.ensure_default()
+    live = LiveModels(store=store, control=control, config=config.serving)
+    adaptation = Adaptation(
+        store=store, control=control, config=config.serving, owner=f"api-{socket.gethostname()}-{os.getpid()}"
+    )
+    return Parts(
+        config=config,
+        store=store,
+        control=control,
+        live=live,
+        serving=ServingLoop(
+            store=store,
+            control=control,
+            live=live,
+            adaptation=adaptation,
+            artefacts=config.artefacts_folder,
+            poll_seconds=config.serving.poll_seconds,
+        ),
+        auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
+    )
+
+
+def _close(parts: Parts, ready_file: Path | None) -> None:
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    parts.control.close()
+    parts.store.close()
+
+
+def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
+    config = parts.config
+    interceptors: list[Interceptor] = []
+    if config.server.token is not None:
+        interceptors.append(TokenInterceptor(config.server.token))
+    interceptors.append(CallInterceptor(max_message_bytes=config.limits.max_message_bytes))
+    server = grpc.aio.server(
+        interceptors=interceptors,
+        options=[
+            ("grpc.so_reuseport", 0),  # two servers on one port would share the calls between them, unnoticed
+            ("grpc.max_receive_message_length", _MESSAGE_ROOM * config.limits.max_message_bytes),
+            ("grpc.max_send_message_length", -1),  # held by the interceptor, with a reason
+        ],
+    )
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(parts), server)
+    embeddings_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(parts), server)
+    enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server(EnrichmentServicer(parts), server)
+    items_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(parts), server)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(parts), server)
+    recommendations_pb2_grpc.add_RecommendationServiceServicer_to_server(RecommendationServicer(parts), server)
+
+    health = health_aio.HealthServicer()
+    names = [
+        service.full_name
+        for file in (admin_pb2, embeddings_pb2, enrichment_pb2, items_pb2, models_pb2, recommendations_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    ]
+    for name in ("", *names):
+        # Its own setter is a coroutine only for the sake of watchers, of which there is none yet.
+        health._server_status[name] = health_pb2.HealthCheckResponse.SERVING
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    return server, health
+
+
+def _check_address(config: ServerConfig) -> None:
+    """Binds the address once by hand: the kernel's reason is clearer than gRPC's."""
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(config, error) from error
+
+
+def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
+    address = f"{_printable(config.host)}:{config.port}"
+    if config.tls_certificate is None or config.tls_key is None:
+        bind = functools.partial(server.add_insecure_port, address)
+    else:
+        credentials = grpc.ssl_server_credentials(
+            [(_pem("server.tls_key", config.tls_key), _pem("server.tls_certificate", config.tls_certificate))]
+        )
+        bind = functools.partial(server.add_secure_port, address, credentials)
+    try:
+        port = bind()
+    except RuntimeError as error:
+        raise _cannot_listen(config, OSError(errno.EADDRINUSE, str(error))) from error
+    if not port:
+        raise _cannot_listen(config, OSError(errno.EADDRINUSE, "Address already in use"))
+    return int(port)
+
+
+def _cannot_listen(config: ServerConfig, error: OSError) -> StartError:
+    place = f"{_printable(config.host)}:{config.port}"
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"cannot listen on {place}: another program uses the port; stop it, or choose another with --port "
+            "(0 takes a free one)"
+        )
+    if error.errno == errno.EACCES:
+        return StartError(f"cannot listen on {place}: not allowed; choose a port above 1023 with --port")
+    why = error.strerror or str(error)
+    return StartError(f"cannot listen on {place}: {why}; check server.host and server.port")
+
+
+def _pem(key: str, path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{key}: cannot read {path}: {error.strerror}") from error
+    if b"-----BEGIN" not in content:
+        raise StartError(f"{key}: {path} is not a PEM file")
+    return content
+
+
+def _printable(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _announce(address: str, ready_file: Path | None) -> None:
+    if ready_file is not None:
+        # Whole or not at all: whoever waits for the file reads it the moment it appears.
+        part = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+        part.write_text(address)
+        part.rename(ready_file)
+    sys.stdout.write(f"dmesr server listening on {address}\n")
+    sys.stdout.flush()
+
+
+def _stop_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)  # asked twice: now. The enricher ends with its pipe.
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopping
+
+
+async def _until_stopped(stopping: asyncio.Event, background: Sequence[asyncio.Task[None]]) -> None:
+    waiting = asyncio.create_task(stopping.wait())
+    forever = [task for task in background if task.get_name() != "catch-up"]
+    done, _ = await asyncio.wait([waiting, *forever], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in done - {waiting}:
+        task.result()  # background work never ends by itself: raise what ended it
+
+
+async def _catch_up(parts: Parts) -> None:
+    """Enriches what a process that was killed between an upsert and its job left behind."""
+    for catalog in await asyncio.to_thread(parts.control.catalogs.list):
+        if await asyncio.to_thread(parts.auto_enrichment.has_work, catalog.name):
+            await parts.auto_enrichment.ensure(catalog.name)

@@ -1,0 +1,227 @@
+"""Adaptation: keeps each model's item vectors in step with the embeddings they are made from.
+
+For each published model, the item tower runs on the items whose source vectors are new or changed, the learned parts
+are added, and the adapted table is written under a lease. Items that were deleted leave the table. A new item is
+recommendable by this alone, without training.
+
+Shapes: N items of a chunk, D width of a source, V width of the model's vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dmesr_server.config import ServingConfig
+from dmesr_server.control import Control, Lease, ModelRow
+from dmesr_server.errors import ServiceError
+from dmesr_server.serving import towers
+from dmesr_server.serving.artefact import Artefact, LearnedItems, load
+from dmesr_server.serving.live import ModelKey
+from dmesr_server.store import AdaptedTable, CatalogStore, Store
+
+_LOG = logging.getLogger(__name__)
+_CHUNK_ITEMS = 4_096
+_LEASE_SECONDS = 30.0
+_LONGEST_DELAY = 60.0  # seconds between attempts after faults
+#: Faults that pass by themselves: the model is tried again and stays as it is.
+_PASSING = frozenset({"STORE_FULL", "STORE_UNAVAILABLE", "LEASE_LOST"})
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The versions of the tables that a model's vectors are made from."""
+
+    embeddings: int
+    items: int
+
+
+@dataclass(frozen=True)
+class _Fault:
+    attempts: int
+    retry_at: float  # seconds, monotonic
+
+
+class Adaptation:
+    """Adapts models, one after the other. Belongs to one thread; all calls block."""
+
+    def __init__(self, *, store: Store, control: Control, config: ServingConfig, owner: str):
+        self._store = store
+        self._control = control
+        self._config = config
+        self._owner = owner
+        self._adapted: dict[ModelKey, _Inputs] = {}
+        self._faults: dict[ModelKey, _Fault] = {}
+
+    def step(self) -> bool:
+        """Brings every live model up to date; True when one of them changed."""
+        rows = self._control.models.live()
+        for gone in {*self._adapted, *self._faults} - {ModelKey.of(row) for row in rows}:
+            self._adapted.pop(gone, None)
+            self._faults.pop(gone, None)
+        # New models first: somebody waits for them.
+        changed = [self._attempt(row) for row in sorted(rows, key=lambda row: row.state != "ADAPTING")]
+        return any(changed)
+
+    def _attempt(self, row: ModelRow) -> bool:
+        key = ModelKey.of(row)
+        fault = self._faults.get(key)
+        if fault is not None and time.monotonic() < fault.retry_at:
+            return False
+        try:
+            changed = self._adapt(row)
+        except ServiceError as error:
+            self._failed(row, error)
+            return False
+        except Exception as error:
+            _LOG.exception("adapting model %s of catalog %s failed", key.ref, key.catalog)
+            self._failed(row, ServiceError("INTERNAL", f"adapting {key.ref} failed: {type(error).__name__}"))
+            return False
+        self._faults.pop(key, None)
+        return changed
+
+    def _failed(self, row: ModelRow, error: ServiceError) -> None:
+        key = ModelKey.of(row)
+        attempts = self._faults[key].attempts + 1 if key in self._faults else 1
+        delay = min(_LONGEST_DELAY, self._config.poll_seconds * 2**attempts)
+        self._faults[key] = _Fault(attempts, time.monotonic() + delay)
+        _LOG.warning("model %s of catalog %s was not adapted: %s", key.ref, key.catalog, error.message)
+        # A model that answers already keeps answering with what it has.
+        if row.state == "ADAPTING" and error.reason not in _PASSING:
+            try:
+                self._control.models.set_state(
+                    key.catalog,
+                    key.name,
+                    key.version,
+                    "FAILED",
+                    problem={"reason": error.reason, "message": error.message, "metadata": dict(error.metadata)},
+                )
+            except ServiceError as gone:  # deleted meanwhile
+                _LOG.info("model %s of catalog %s: %s", key.ref, key.catalog, gone.message)
+
+    def _adapt(self, row: ModelRow) -> bool:
+        key = ModelKey.of(row)
+        catalog = self._store.catalog(key.catalog)
+        # Read before the rows are: a write in between is then seen as a change the next time.
+        inputs = _Inputs(
+            embeddings=catalog.embeddings(row.recipe_id).version() if row.recipe_id else 0,
+            items=catalog.items.version(),
+        )
+        if row.state == "READY" and self._adapted.get(key) == inputs:
+            return False
+        lease = self._control.leases.acquire(key.lease, self._owner, _LEASE_SECONDS)
+        if lease is None:
+            return False  # another process is at it
+        try:
+            run = _Run(self._control, catalog, key, load(Path(row.artefact_path), verify_checksums=False), lease)
+            written, deleted = run.execute(threads=self._config.tower_threads)
+            if row.state == "ADAPTING":
+                self._control.models.set_state(key.catalog, key.name, key.version, "READY")
+        finally:
+            self._control.leases.release(lease)
+        self._adapted[key] = inputs
+        if written or deleted or row.state == "ADAPTING":
+            _LOG.info("model %s of %s: %d items adapted, %d removed", key.ref, key.catalog, written, deleted)
+        return bool(written or deleted or row.state == "ADAPTING")
+
+
+class _Run:
+    """One pass over one model, under its lease."""
+
+    def __init__(self, control: Control, catalog: CatalogStore, key: ModelKey, artefact: Artefact, lease: Lease):
+        self._control = control
+        self._catalog = catalog
+        self._key = key
+        self._artefact = artefact
+        self._lease = lease
+        self._sources = [source.name for source in artefact.manifest.sources]
+        self._table: AdaptedTable = catalog.adapted(key.ref, artefact.manifest.vector_dim)
+
+    def execute(self, *, threads: int) -> tuple[int, int]:
+        """Adapts what is new or changed and removes what is gone; returns how many of each."""
+        wanted = self._wanted()
+        have = self._table.input_hashes()
+        todo = [item_id for item_id, digest in wanted.items() if have.get(item_id) != digest]
+        gone = [item_id for item_id in have if item_id not in wanted]
+        if gone:
+            self._renew()
+            self._table.delete(gone)
+        if todo:
+            tower = towers.load_item_tower(self._artefact, threads=threads)
+            for chunk in _chunks(todo):
+                vectors_NV = self._vectors(tower, chunk)
+                self._renew()
+                self._table.upsert(chunk, vectors_NV, [wanted[item_id] for item_id in chunk])
+        return len(todo), len(gone)
+
+    def _wanted(self) -> dict[str, str]:
+        """Each item that belongs in the index, with the hash of what its vector is made from."""
+        digests: dict[str, str] = {}
+        if self._sources:
+            recipe_id = self._artefact.manifest.recipe_id
+            for item_id, hashes in self._catalog.embeddings(recipe_id).hashes().items():
+                own = [hashes.get(source) for source in self._sources]
+                if any(own):
+                    digests[item_id] = input_hash(self._sources, own)
+        nothing = input_hash(self._sources, [None] * len(self._sources))
+        for item_id in self._artefact.learned.ids_with_part():
+            digests.setdefault(item_id, nothing)
+        # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
+        ids = list(digests)
+        existing = {item_id for chunk in _chunks(ids) for item_id in self._catalog.items.existing(chunk)}
+        return {item_id: digests[item_id] for item_id in ids if item_id in existing}
+
+    def _vectors(self, tower: towers.ItemTower | None, item_ids: Sequence[str]) -> np.ndarray:
+        parts_NV = _parts(self._artefact.learned, item_ids, self._artefact.manifest.vector_dim)
+        if tower is None:
+            return parts_NV
+        rows = self._catalog.embeddings(self._artefact.manifest.recipe_id).take(item_ids, self._sources)
+        vectors: dict[str, np.ndarray] = {}
+        present: dict[str, np.ndarray] = {}
+        for source in tower.sources:
+            vectors[source.name], present[source.name] = dense(rows.column(source.name), source.dim)
+        # An item without any source passes through the tower too: the model may have learned a null for that.
+        made_NV: np.ndarray = tower.run(vectors, present) + parts_NV
+        return made_NV
+
+    def _renew(self) -> None:
+        """Before each write: still ours, and still wanted."""
+        self._control.models.resolve(self._key.catalog, self._key.ref)  # raises when it was deleted
+        self._lease = self._control.leases.renew(self._lease)
+
+
+def input_hash(sources: Sequence[str], hashes: Sequence[str | None]) -> str:
+    """The hash of what an item's vector is made from: its declared sources' own hashes."""
+    return hashlib.sha256(json.dumps(list(zip(sources, hashes, strict=True))).encode()).hexdigest()
+
+
+def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """A nullable column of vectors as a matrix float32 [N, D], zeros where null, and its mask bool [N]."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    present_N = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), bool)
+    matrix_ND = np.zeros((len(array), dim), np.float32)
+    if present_N.any():
+        matrix_ND[present_N] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return matrix_ND, present_N
+
+
+def _parts(learned: LearnedItems, item_ids: Sequence[str], dim: int) -> np.ndarray:
+    parts_NV = np.zeros((len(item_ids), dim), np.float32)
+    for place, item_id in enumerate(item_ids):
+        row = learned.rows.get(item_id)
+        if row is not None:
+            parts_NV[place] = learned.parts_NV[row]
+    return parts_NV
+
+
+def _chunks(item_ids: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(item_ids), _CHUNK_ITEMS):
+        yield list(item_ids[start : start + _CHUNK_ITEMS])

@@ -1,0 +1,142 @@
+"""Scores, shares, exclusion and order against NumPy and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_artefact
+from dmesr_server.serving import index, towers
+from dmesr_server.serving.artefact import load
+from dmesr_server.serving.recommender import RankedList, ServedModel, Settings, recommend
+from hypothesis import given
+from hypothesis import strategies as st
+
+SOURCES = {
+    "a": {"text": [1, 0, 0], "image": [0, 1]},
+    "b": {"text": [0, 1, 0], "image": None},
+    "c": {"text": None, "image": [1, 0]},
+    "d": {"text": [1, 1, 2], "image": [1, -1]},
+    "new": {"text": [0, 2, 1], "image": [0.5, 0.5]},
+}
+LEARNED = {"a": (9, [0, 0, 0, 0, 1]), "b": (4, [0.5, 0, 0, 0, -1]), "c": (4, None), "d": (1, [0, 0, 0, 1, 0])}
+VECTORS = {
+    name: tiny_artefact.item_vector(sources, LEARNED.get(name, (0, None))[1]) for name, sources in SOURCES.items()
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tiny_artefact.write(tmp_path_factory.mktemp("model") / "artefact", recipe_id="r", items=LEARNED)
+    artefact = load(folder, verify_checksums=True)
+    shuffled = ["new", "c", "a", "d", "b"]
+    return ServedModel(
+        catalog="default",
+        name="tiny",
+        version=1,
+        artefact=artefact,
+        user_tower=towers.load_user_tower(artefact, threads=1),
+        index=index.build(
+            ids=shuffled, vectors_NV=np.stack([VECTORS[name] for name in shuffled]), learned=artefact.learned
+        ),
+        table_version=1,
+    )
+
+
+def _ids(ranked: RankedList) -> list[str]:
+    return [scored.item_id for scored in ranked.items]
+
+
+def test_item_tower_gives_the_written_out_vectors(model: ServedModel):
+    tower = towers.load_item_tower(model.artefact, threads=1)
+    assert tower is not None
+    present = {name: np.array([SOURCES[item][name] is not None for item in SOURCES]) for name in ("text", "image")}
+    vectors = {
+        name: np.array([SOURCES[item][name] or [0] * tiny_artefact.DIMS[name] for item in SOURCES], np.float32)
+        for name in ("text", "image")
+    }
+    expected = np.stack([tiny_artefact.item_vector(sources) for sources in SOURCES.values()])
+    np.testing.assert_allclose(tower.run(vectors, present), expected, atol=1e-6)
+
+
+def test_scores_and_shares_by_hand(model: ServedModel):
+    (ranked,) = recommend(model, [["a", "b"]], Settings(k=10))
+    # a = [1,0,0,2,0] + [1,0,-1,0,0] + bias 1 = [2,0,-1,2,1]; b = [0,1,1,0,0] + [.5,0,0,0,-1] = [.5,1,1,0,-1]
+    # user = mean with 1 at the bias = [1.25, .5, 0, 1, 1]
+    # c = [0,2,0,1,0] → coarse 1, fine 1, bias 0; new = [.5,2,2,1,0] + [.5,1,-.5,.5,0] = [1,3,1.5,1.5,0] → 2.75+1.5
+    # d = [2,1,1,4,0] + [-1,2,1,1,0] + [0,0,0,1,0] = [1,3,2,6,0] → 2.75 + 6
+    assert [(s.item_id, s.score) for s in ranked.items] == [("d", 8.75), ("new", 4.25), ("c", 2.0)]
+    assert ranked.items[0].shares == {"coarse": 2.75, "fine": 6.0, "bias": 0.0}
+    assert [s.is_new for s in ranked.items] == [False, True, False]
+    assert not ranked.by_popularity
+    assert ranked.unknown_item_ids == ()
+
+
+@pytest.mark.parametrize(
+    "length", [1, tiny_artefact.MAX_HISTORY - 1, tiny_artefact.MAX_HISTORY, tiny_artefact.MAX_HISTORY + 1, 9]
+)
+def test_scores_equal_numpy_at_every_length(model: ServedModel, length: int):
+    history = [("a", "d", "c", "b")[place % 4] for place in range(length)]
+    (ranked,) = recommend(model, [history], Settings(k=10, exclude_seen=False))
+    user = tiny_artefact.user_vector([VECTORS[item] for item in history])
+    for scored in ranked.items:
+        assert scored.score == pytest.approx(float(user @ VECTORS[scored.item_id]), abs=1e-4)
+        assert sum(scored.shares.values()) == pytest.approx(scored.score, abs=1e-5)
+    assert len(ranked.items) == 5
+
+
+def test_a_batch_gives_what_single_calls_give(model: ServedModel):
+    histories = [["a"], [], ["b", "nobody", "c", "d", "a"], ["nobody"], ["d"] * 7]
+    settings = Settings(k=3)
+    together = recommend(model, histories, settings)
+    for history, ranked in zip(histories, together, strict=True):
+        (alone,) = recommend(model, [history], settings)
+        assert _ids(alone) == _ids(ranked)
+        assert [s.score for s in alone.items] == pytest.approx([s.score for s in ranked.items], abs=1e-5)
+        assert alone.by_popularity == ranked.by_popularity
+
+
+def test_seen_allow_and_deny_come_before_the_best_k(model: ServedModel):
+    assert _ids(recommend(model, [["a", "b"]], Settings(k=1, deny=["d", "nobody"]))[0]) == ["new"]
+    assert _ids(recommend(model, [["a", "b"]], Settings(k=5, allow=["c", "a", "nobody"]))[0]) == ["c"]
+    assert _ids(recommend(model, [["a", "b"]], Settings(k=5, exclude_seen=False, allow=["c", "a"]))[0]) == ["a", "c"]
+    assert _ids(recommend(model, [["a"]], Settings(k=5, allow=["c", "d"], deny=["d"]))[0]) == ["c"]
+    assert recommend(model, [["a"]], Settings(k=5, allow=["nobody"]))[0].items == ()
+    assert recommend(model, [list(SOURCES)], Settings(k=5))[0].items == ()
+
+
+def test_unknown_ids_are_skipped_and_reported_once(model: ServedModel):
+    (ranked,) = recommend(model, [["x", "a", "y", "x", "b"]], Settings(k=2))
+    assert ranked.unknown_item_ids == ("x", "y")
+    assert _ids(ranked) == _ids(recommend(model, [["a", "b"]], Settings(k=2))[0])
+
+
+@pytest.mark.parametrize("history", [[], ["x", "y"]])
+def test_without_a_known_history_popular_items_come_equal_counts_by_id(model: ServedModel, history: list[str]):
+    (ranked,) = recommend(model, [history], Settings(k=4, deny=["d"]))
+    assert ranked.by_popularity
+    assert [(s.item_id, s.score, s.shares, s.is_new) for s in ranked.items] == [
+        ("a", 9.0, {}, False),
+        ("b", 4.0, {}, False),
+        ("c", 4.0, {}, False),
+        ("new", 0.0, {}, True),
+    ]
+    assert ranked.unknown_item_ids == tuple(history)
+    assert _ids(recommend(model, [history], Settings(k=4, allow=["c", "b"]))[0]) == ["b", "c"]
+
+
+def test_an_index_without_items_leaves_the_old_one_alone(model: ServedModel):
+    less = model.index.without(["b", "nobody"])
+    assert less.ids == ("a", "c", "d", "new")
+    assert [less.rows[item] for item in less.ids] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(less.vectors_NV[less.rows["d"]], VECTORS["d"])
+    assert model.index.ids == ("a", "b", "c", "d", "new")
+    assert model.index.without(["nobody"]) is model.index
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 1.0, 2.0, -1.0, -np.inf]), max_size=40),
+    k=st.integers(min_value=0, max_value=45),
+)
+def test_best_is_the_sorted_list_cut_off(scores: list[float], k: int):
+    expected = [place for place in sorted(range(len(scores)), key=lambda p: (-scores[p], p)) if scores[place] > -np.inf]
+    assert index.best(np.array(scores, np.float64), k).tolist() == expected[:k]
