@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,7 @@ from dmesr.errors import (
     StoreUnavailable,
     from_rpc,
 )
+from dmesr.status import final_status, with_first_status
 from dmesr.v1 import admin_pb2
 
 T = TypeVar("T")
@@ -205,12 +206,13 @@ class Transport:
         for channel in pool.channels if pool is not None else ():
             await channel.close(None)
 
-    @contextlib.contextmanager
-    def _errors(self, name: str, seconds: float | None) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _errors(self, name: str, seconds: float | None, call: grpc.aio.Call) -> AsyncIterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, target=self.target, call=name, seconds=seconds) from error
+            told = await final_status(call, error)
+            raise from_rpc(told, target=self.target, call=name, seconds=seconds) from error
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{name} at {self.target} sent nothing for {seconds:g} s; allow more by connect(timeout=Timeout(…))"
@@ -250,13 +252,14 @@ class Transport:
         limit = self.timeout.unary_seconds if seconds is None else seconds
 
         async def attempt(left: float | None) -> Resp:
-            call = self._channel().unary_unary(
+            method = self._channel().unary_unary(
                 rpc.path,
                 request_serializer=rpc.request.SerializeToString,
                 response_deserializer=rpc.response.FromString,
             )
-            with self._errors(rpc.name, limit):
-                response: Resp = await call(request, timeout=left, metadata=self._metadata)
+            call = method(request, timeout=left, metadata=self._metadata)
+            async with self._errors(rpc.name, limit, call):
+                response: Resp = await call
                 return response
 
         return await self.retrying(attempt, seconds=limit, idempotent=rpc.idempotent)
@@ -271,7 +274,7 @@ class Transport:
         try:
             responses = call.__aiter__()
             while True:
-                with self._errors(rpc.name, seconds):
+                async with self._errors(rpc.name, seconds, call):
                     try:
                         async with asyncio.timeout(seconds):
                             response = await anext(responses)
@@ -287,18 +290,18 @@ class Transport:
         method: Any = self._channel().stream_unary(
             rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
         )
-        call = method(metadata=self._metadata)
+        call = with_first_status(method(metadata=self._metadata))
         seconds = self.timeout.stream_seconds
         try:
             async with contextlib.aclosing(requests):
                 async for request in requests:
-                    with self._errors(rpc.name, seconds):
+                    async with self._errors(rpc.name, seconds, call):
                         try:
                             async with asyncio.timeout(seconds):
                                 await call.write(request)
                         except asyncio.InvalidStateError:
                             break  # the server has answered before the end; the answer says why
-            with self._errors(rpc.name, seconds):
+            async with self._errors(rpc.name, seconds, call):
                 async with asyncio.timeout(seconds):
                     await call.done_writing()
                     response: Resp = await call
@@ -321,10 +324,11 @@ class Transport:
         method: Any = self._channel().stream_stream(  # Any: as above
             rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
         )
-        call = method(metadata=self._metadata)
+        call = with_first_status(method(metadata=self._metadata))
         seconds = self.timeout.stream_seconds
         unanswered: asyncio.Queue[tuple[Tag] | None] = asyncio.Queue()
         room = asyncio.Semaphore(_WINDOW)
+        cut_short = False
 
         async def send() -> None:
             try:
@@ -332,14 +336,16 @@ class Transport:
                     async for request, tag in requests:
                         if tag is not None:
                             await room.acquire()
-                        with self._errors(rpc.name, seconds):
+                        async with self._errors(rpc.name, seconds, call):
                             async with asyncio.timeout(seconds):
                                 await call.write(request)
                         if tag is not None:
                             unanswered.put_nowait((tag,))
                 await call.done_writing()
             except asyncio.InvalidStateError:
-                pass  # the call has ended; reading its answer tells why
+                # The call has ended with requests left: a status may still tell why, but it is not well.
+                nonlocal cut_short
+                cut_short = True
             finally:
                 unanswered.put_nowait(None)
 
@@ -347,7 +353,7 @@ class Transport:
         try:
             responses = call.__aiter__()
             while (tagged := await unanswered.get()) is not None:
-                with self._errors(rpc.name, seconds):
+                async with self._errors(rpc.name, seconds, call):
                     try:
                         async with asyncio.timeout(seconds):
                             response = await anext(responses)
@@ -356,10 +362,12 @@ class Transport:
                 room.release()
                 yield tagged[0], response
             await sender
-            with self._errors(rpc.name, seconds):
+            async with self._errors(rpc.name, seconds, call):
                 async with asyncio.timeout(seconds):
                     async for _ in responses:
-                        raise _cut_short(rpc, self.target)
+                        cut_short = True
+            if cut_short:
+                raise _cut_short(rpc, self.target)
         except (DmesrError, asyncio.CancelledError):
             # When sending is what failed (the user's generator raised), the reading end fails only as a consequence.
             task = asyncio.current_task()
