@@ -149,7 +149,10 @@ def _told(error: Exception) -> str:
     import dmesr
 
     if isinstance(error, dmesr.ServerUnavailable):
-        return f"{one_line(str(error))} (start one with 'dmesr-cli serve', name another with --server HOST:PORT)"
+        remedy = "start one with 'dmesr-cli serve', or name another with --server HOST:PORT"
+        if "Connection refused" in str(error):
+            return f"no server listens at {error.target}: {remedy}"
+        return f"{one_line(str(error))} ({remedy})"
     if isinstance(error, dmesr.ApiError):
         return f"{one_line(str(error))} [{error.reason}]"
     if isinstance(error, ModuleNotFoundError):

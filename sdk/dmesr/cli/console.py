@@ -134,7 +134,7 @@ def confirm(ctx: typer.Context, question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Nobody can be asked here: repeat the command with --yes", code=2)
+        fail(f"{question} There is nobody to ask: repeat the command with --yes", code=2)
     if not typer.confirm(question, err=True):
         say("nothing was changed")
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from .console import (
     show,
 )
 from .options import command, group
-from .rejects import report_rejects
+from .rejects import check_rejects_file, report_rejects
 
 if TYPE_CHECKING:
     import dmesr
@@ -188,6 +188,7 @@ def import_(
     from dmesr import ImportedDescription, RejectedRow
     from dmesr.readers import read_rows
 
+    check_rejects_file(rejects)
     needed = (item, text) if route else (item, text, "route")
     unreadable: list[dmesr.RejectedRow] = []
 

@@ -25,7 +25,7 @@ from .console import (
     show,
 )
 from .options import Yes, command, group
-from .rejects import report_rejects
+from .rejects import check_rejects_file, report_rejects
 
 if TYPE_CHECKING:
     import dmesr
@@ -102,6 +102,7 @@ def import_(
 
     if bool(files) == bool(dataset):
         raise typer.BadParameter("name files, or a dataset by --dataset, and not both", param_hint="FILE")
+    check_rejects_file(rejects)
     rows: Iterator[dmesr.Item | dmesr.RejectedRow]
     if dataset:
         rows = _dataset_items(dataset, data)
@@ -213,7 +214,7 @@ def _print_items(items: tuple[dmesr.Item, ...]) -> None:
             print_line()
         print_line(f"item {item.item_id}")
         facts = [*item.attributes.items(), ("picture", item.picture), ("updated", item.update_time)]
-        print_table(["attribute", "value"], facts)
+        print_table(["", ""], facts)
 
 
 @command(app, "delete", examples=["dmesr-cli items delete 296", "dmesr-cli items delete 296 318 --yes"])

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 SHOWN_REJECTS = 10
 
 
+def check_rejects_file(file: Path | None) -> None:
+    """Sees to it that the rejects can be written before anything is sent.
+
+    Raises:
+        typer.BadParameter: There is no folder for the file.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {file.parent}", param_hint="--rejects")
+
+
 def report_rejects(
     ctx: typer.Context,
     summary: dmesr.UpsertSummary,
