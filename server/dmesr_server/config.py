@@ -71,10 +71,77 @@ class StoreConfig(_Section):
 class EncoderConfig(_Section):
     """How texts become vectors."""
 
-    kind: Literal["sentence-transformers"] = "sentence-transformers"
-    model: str = BUNDLED_ENCODER  # a hub name, a folder, or the one that the package index carries
+    kind: Literal["sentence-transformers", "openai"] = "sentence-transformers"
+    model: str = BUNDLED_ENCODER  # a hub name, a folder, or the one that the package index carries; as openai calls it
     device: str = "auto"
-    batch_size: int = Field(default=64, ge=1)  # texts in one forward pass
+    batch_size: int = Field(default=64, ge=1)  # texts in one forward pass, or in one call of openai
+    # What follows is read by the kind openai only.
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; no key is sent when it is unset
+    dim: int | None = Field(default=None, ge=1)  # width of the vectors; asked for where a model offers several
+    concurrency: int = Field(default=4, ge=1)  # calls in flight
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    max_retries: int = Field(default=6, ge=0)  # of one call, after 429, 5xx and lost connections
+
+
+class MllmConfig(_Section):
+    """How the describers vllm, transformers and openai ask their model (§3.2.1)."""
+
+    model: str = "Qwen/Qwen2.5-VL-3B-Instruct"  # a hub name or a folder; the paper's
+    revision: str = ""  # a commit of the hub; of a folder, a name for its state, which saves hashing its weights
+    max_pixels: int = Field(default=512 * 28 * 28, ge=28 * 28)  # pictures are shrunk to so many: 512 tokens of Qwen's
+    max_tokens: int = Field(default=320, ge=8)  # of one description
+    temperature: float = Field(default=0.0, ge=0, le=2)  # 0 takes the best token always
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.05, ge=1, le=2)  # what Qwen2.5-VL's own settings say
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    hybrid_mode: Literal["rounds", "single"] = "rounds"  # draft, review, revise; or the paper's one prompt
+    max_rounds: int = Field(default=2, ge=0, le=8)  # of review and revision after the draft
+    attempts: int = Field(default=3, ge=1)  # at a usable text, each with another seed
+    prompts_folder: Path | None = None  # files here stand in for the packaged ones of the same name
+    concurrency: int = Field(default=64, ge=1)  # items in flight
+    idle_seconds: float = Field(default=900.0, ge=0)  # without work this long, the model is unloaded; 0 never does
+    restarts: int = Field(default=3, ge=0)  # of an engine that dies, with nothing described in between
+    restart_seconds: float = Field(default=5.0, ge=0)  # before the first restart; doubled for each one after
+
+
+class VllmConfig(_Section):
+    """How the describer vllm runs the model."""
+
+    dtype: str = "auto"
+    quantization: str | None = None  # for instance "awq" or "fp8"; None takes what the weights say
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_model_len: int = Field(default=8192, ge=256)  # tokens of a prompt and its answer
+    max_num_seqs: int = Field(default=128, ge=1)  # sequences in one step
+    max_num_batched_tokens: int = Field(default=16_384, ge=256)  # tokens in one step
+    enforce_eager: bool = False  # no CUDA graphs: starts sooner, runs slower
+    enable_prefix_caching: bool = True
+    trust_remote_code: bool = False
+    extra: dict[str, Any] = Field(default_factory=dict)  # any other argument of vLLM's AsyncEngineArgs
+
+
+class TransformersConfig(_Section):
+    """How the describer transformers runs the model."""
+
+    device: str = "auto"  # cuda, mps or cpu
+    dtype: str = "auto"  # bfloat16 on a GPU, float32 otherwise
+    batch_size: int = Field(default=8, ge=1)  # sequences in one batch
+    linger_seconds: float = Field(default=0.02, ge=0)  # waited for a batch to fill
+    trust_remote_code: bool = False
+
+
+class OpenaiConfig(_Section):
+    """How the describer openai reaches its endpoint. The model is `enrichment.mllm.model`, as the endpoint calls it."""
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; no key is sent when it is unset
+    concurrency: int = Field(default=32, ge=1)  # calls in flight
+    timeout_seconds: float = Field(default=180.0, gt=0)  # of one call
+    max_retries: int = Field(default=6, ge=0)  # of one call, after 429, 5xx and lost connections
+    token_budget: int = Field(default=0, ge=0)  # in and out, since the enricher started; 0 sets no limit
+    picture_format: Literal["jpeg", "png"] = "jpeg"
+    extra: dict[str, Any] = Field(default_factory=dict)  # further fields of each request's body
 
 
 class EnrichmentConfig(_Section):
@@ -82,6 +149,10 @@ class EnrichmentConfig(_Section):
 
     describer: str = "palette"
     encoder: EncoderConfig = EncoderConfig()
+    mllm: MllmConfig = MllmConfig()
+    vllm: VllmConfig = VllmConfig()
+    transformers: TransformersConfig = TransformersConfig()
+    openai: OpenaiConfig = OpenaiConfig()
     auto: bool = False  # every upsert starts enrichment by itself
     batch_items: int = Field(default=256, ge=1, le=4096)  # items worked on at a time: bounds the memory
     concurrency: int = Field(default=8, ge=1)  # descriptions in flight within a batch
