@@ -7,7 +7,8 @@ import logging
 from collections import defaultdict
 
 from dmesr_server.config import Config
-from dmesr_server.control import Control, JobState
+from dmesr_server.control import Control
+from dmesr_server.enrichment import jobs
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
 
@@ -42,16 +43,5 @@ class AutoEnrichment:
                 return
             self._seen[catalog] = now
 
-    def has_work(self, catalog: str) -> bool:
-        """True when an item of the catalog lacks a description or a vector. Blocks."""
-        from dmesr_server.enrichment import planning
-
-        return planning.has_work(self._control, self._store, self._config, catalog)
-
     def _start(self, catalog: str) -> None:
-        from dmesr_server.enrichment import jobs
-
-        # A job that runs may have passed the items that changed; one that still waits will see them all.
-        waiting = [job for job in self._control.jobs.active(catalog) if job.state == JobState.QUEUED]
-        if not any(job.spec.get("automatic") for job in waiting):
-            jobs.start_job(self._control, self._store, self._config, catalog, {"automatic": True}, None)
+        jobs.ensure_auto_job(control=self._control, store=self._store, config=self._config, catalog=catalog)

@@ -10,9 +10,11 @@ from dmesr.v1 import enrichment_pb2 as pb
 from dmesr.v1 import enrichment_pb2_grpc
 from grpc.aio import ServicerContext
 
-from dmesr_server.api import job_translation, validation
+from dmesr_server.api import job_translation, translation, validation
 from dmesr_server.api.parts import Parts
 from dmesr_server.control import JobRow
+from dmesr_server.enrichment import imports, jobs, rendering, routes
+from dmesr_server.store import DescriptionRow
 
 _Context = ServicerContext[Any, Any]
 _WATCH_SECONDS = 0.2
@@ -25,6 +27,14 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         self._parts = parts
         self._control = parts.control
         self._limits = parts.config.limits
+
+    async def StartJob(self, request: pb.StartJobRequest, context: _Context) -> pb.StartJobResponse:
+        """Starts a job."""
+        return await asyncio.to_thread(self._start, request)
+
+    async def RetryJob(self, request: pb.RetryJobRequest, context: _Context) -> pb.RetryJobResponse:
+        """Starts a job with the settings of an ended one."""
+        return await asyncio.to_thread(self._retry, request)
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
         """Reads one job."""
@@ -50,6 +60,94 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         validation.required(job_id=request.job_id)
         job = await asyncio.to_thread(self._control.jobs.request_cancel, request.job_id)
         return pb.CancelJobResponse(job=job_translation.job(job))
+
+    async def GetDescriptions(
+        self, request: pb.GetDescriptionsRequest, context: _Context
+    ) -> pb.GetDescriptionsResponse:
+        """Reads the descriptions of items."""
+        return await asyncio.to_thread(self._descriptions, request)
+
+    async def ImportDescriptions(
+        self, request_iterator: AsyncIterator[pb.ImportDescriptionsRequest], context: _Context
+    ) -> AsyncIterator[pb.ImportDescriptionsResponse]:
+        """Brings in descriptions made elsewhere; a batch is answered when it is durable."""
+        first: pb.ImportDescriptionsRequest | None = None
+        async for request in request_iterator:
+            first = first or request
+            yield await asyncio.to_thread(self._import, request, first)
+
+    def _start(self, request: pb.StartJobRequest) -> pb.StartJobResponse:
+        row, _ = self._parts.catalog(request.catalog)
+        job = jobs.start_job(
+            control=self._control,
+            store=self._parts.store,
+            config=self._parts.config,
+            catalog=row.name,
+            spec=job_translation.job_spec(request.spec, self._limits),
+            request_id=validation.request_id(request.request_id),
+        )
+        return pb.StartJobResponse(job=job_translation.job(job))
+
+    def _retry(self, request: pb.RetryJobRequest) -> pb.RetryJobResponse:
+        validation.required(job_id=request.job_id)
+        job = jobs.retry_job(
+            control=self._control,
+            store=self._parts.store,
+            config=self._parts.config,
+            job_id=request.job_id,
+            request_id=validation.request_id(request.request_id),
+        )
+        return pb.RetryJobResponse(job=job_translation.job(job))
+
+    def _descriptions(self, request: pb.GetDescriptionsRequest) -> pb.GetDescriptionsResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        validation.at_most("item_ids", len(request.item_ids), validation.MAX_DESCRIBED_ITEMS, "of GetDescriptions")
+        ids = validation.ids("item_ids", request.item_ids, self._limits)
+        recipe = self._control.recipes.resolve(row.name, validation.recipe_ref(request.recipe))
+        items = catalog.items.get(validation.distinct(ids))
+        described: dict[str, list[DescriptionRow]] = {}
+        for found in catalog.descriptions.get(list(items), list(recipe.description_recipes.values())):
+            described.setdefault(found.item_id, []).append(found)
+        order = {route: place for place, route in enumerate(routes.ROUTES)}
+        return pb.GetDescriptionsResponse(
+            descriptions=[
+                job_translation.description(found, items[item_id])
+                for item_id in validation.distinct(ids)
+                for found in sorted(
+                    described.get(item_id, []), key=lambda each: (order.get(each.route, len(order)), each.route)
+                )
+            ],
+            original_texts={
+                item_id: text for item_id, item in items.items() if (text := rendering.original_text(item.attributes))
+            },
+            missing_item_ids=[item_id for item_id in validation.distinct(ids) if item_id not in items],
+        )
+
+    def _import(
+        self, request: pb.ImportDescriptionsRequest, first: pb.ImportDescriptionsRequest
+    ) -> pb.ImportDescriptionsResponse:
+        row, catalog = self._parts.catalog(request.catalog or first.catalog)
+        validation.at_most(
+            "descriptions", len(request.descriptions), self._limits.max_items_per_batch, "max_items_per_batch"
+        )
+        outcomes = imports.import_descriptions(
+            control=self._control,
+            store=catalog,
+            config=self._parts.config,
+            catalog=row.name,
+            model=first.model,
+            is_mllm=first.is_mllm,
+            recipe=validation.new_name("recipe", validation.recipe_ref(first.recipe)),
+            rows=[imports.ImportRow(wire.item_id, wire.route, wire.text) for wire in request.descriptions],
+        )
+        return pb.ImportDescriptionsResponse(
+            results=[
+                translation.taken(outcome.item_id, outcome.outcome)
+                if outcome.problem is None
+                else translation.rejected(outcome.item_id, outcome.problem)
+                for outcome in outcomes
+            ]
+        )
 
     async def _job(self, job_id: str) -> JobRow:
         validation.required(job_id=job_id)

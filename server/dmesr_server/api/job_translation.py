@@ -1,11 +1,65 @@
-"""Jobs of the control database as the wire tells them."""
+"""Jobs and descriptions ↔ messages of the wire."""
 
 from __future__ import annotations
 
 from dmesr.v1 import enrichment_pb2 as pb
 
-from dmesr_server.api import translation
+from dmesr_server.api import translation, validation
+from dmesr_server.config import LimitsConfig
 from dmesr_server.control import JobRow
+from dmesr_server.enrichment import routes
+from dmesr_server.enrichment.specs import JobSpec
+from dmesr_server.store import DescriptionRow, StoredItem
+
+
+def job_spec(wire: pb.JobSpec, limits: LimitsConfig) -> JobSpec:
+    """What a job is asked to do.
+
+    Raises:
+        ServiceError: INVALID_FIELD or REQUEST_TOO_LARGE.
+    """
+    return JobSpec(
+        recipe=validation.new_name("spec.recipe", validation.recipe_ref(wire.recipe)),
+        routes=tuple(validation.distinct(wire.routes)),
+        item_ids=tuple(validation.distinct(validation.ids("spec.item_ids", wire.item_ids, limits))),
+        limit=wire.limit,
+        describer=wire.describer,
+        encoder=wire.encoder,
+        retry_failed=wire.retry_failed,
+    )
+
+
+def description(row: DescriptionRow, item: StoredItem) -> pb.Description:
+    """A description, or why there is none, beside the item as it is now."""
+    told = row.provenance
+    failed = None
+    if row.failure_reason is not None:
+        failed = {"reason": row.failure_reason, "message": row.failure_message or ""}
+    return pb.Description(
+        item_id=row.item_id,
+        route=row.route,
+        text=row.text or "",
+        problem=translation.recorded_problem(failed),
+        provenance=pb.Provenance(
+            description_recipe_id=row.recipe_id,
+            describer=told.get("describer", ""),
+            is_mllm=told.get("is_mllm", False),
+            model=told.get("model", ""),
+            engine=told.get("engine", ""),
+            prompt_revision=str(told.get("prompt_revision", "")),
+            content_hash=told.get("content_hash", ""),
+            picture_sha256=told.get("picture_sha256", ""),
+            rounds=told.get("rounds", 0),
+            stop_reason=told.get("stop_reason", ""),
+            tokens_in=told.get("tokens_in", 0),
+            tokens_out=told.get("tokens_out", 0),
+            tokens_cached=told.get("tokens_cached", 0),
+            milliseconds=told.get("milliseconds", 0.0),
+            create_time=translation.timestamp(row.create_time),
+            sampling=told.get("sampling", ""),
+        ),
+        stale=routes.is_stale(item, row.route, row.input_hash),
+    )
 
 
 def job(row: JobRow) -> pb.Job:

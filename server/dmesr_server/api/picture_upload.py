@@ -16,6 +16,7 @@ from dmesr_server.api.item_intake import put
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.pictures import IncomingPicture, NewPicture
 from dmesr_server.errors import ServiceError
+from dmesr_server.store import CatalogStore
 
 _QUEUED_MESSAGES = 8  # read ahead while a group is being written: at most 8 · max_message_bytes
 _GROUP_BYTES = 8 * 1024 * 1024
@@ -45,6 +46,8 @@ async def uploaded(
             if group.is_full or (queue.empty() and group.pictures):
                 for answer in await asyncio.to_thread(group.write):
                     yield answer
+                if group.failure is not None:
+                    raise group.failure
             message = await queue.get()
             if isinstance(message, pb.UploadPicturesRequest):
                 group.take(message)
@@ -52,9 +55,10 @@ async def uploaded(
             group.end()
             for answer in await asyncio.to_thread(group.write):
                 yield answer
-            if message is None:
-                return
-            raise message
+            failure = group.failure or message
+            if failure is not None:
+                raise failure
+            return
     finally:
         reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -77,6 +81,7 @@ class _Group:
         self._parts = parts
         self._open: IncomingPicture | None = None
         self.pictures: list[IncomingPicture] = []
+        self.failure: ServiceError | None = None  # what ends the call, once the answers before it are out
 
     @property
     def is_full(self) -> bool:
@@ -103,7 +108,17 @@ class _Group:
 
     def write(self) -> Sequence[pb.UploadPicturesResponse]:
         """Checks and writes the whole pictures; one answer for each, in order."""
-        pictures, self.pictures = self.pictures, []
+        waiting, self.pictures = self.pictures, []
+        pictures: list[IncomingPicture] = []
+        catalogs: dict[str, CatalogStore] = {}
+        for incoming in waiting:
+            try:
+                if incoming.catalog not in catalogs:
+                    _, catalogs[incoming.catalog] = self._parts.catalog(incoming.catalog)
+            except ServiceError as error:
+                self.failure = error
+                break
+            pictures.append(incoming)
         answers: list[pb.UploadPicturesResponse] = []
         sound: dict[str, dict[str, NewPicture]] = {}  # catalog → sha256 → picture
         for incoming in pictures:
@@ -118,8 +133,7 @@ class _Group:
                 sound.setdefault(incoming.catalog, {})[picture.sha256] = picture
         new: set[tuple[str, str]] = set()
         for name, by_hash in sound.items():
-            _, catalog = self._parts.catalog(name)
-            were_new = put(catalog, list(by_hash.values()))
+            were_new = put(catalogs[name], list(by_hash.values()))
             new |= {(name, sha256) for sha256, was_new in zip(by_hash, were_new, strict=True) if was_new}
         for incoming, answer in zip(pictures, answers, strict=True):
             place = (incoming.catalog, incoming.sha256)

@@ -94,12 +94,11 @@ def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> NewPic
             f"{uri!r:.500} cannot be read on the server: {error.strerror}; check the path",
             uri=uri[:1000],
         ) from error
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise ServiceError("PICTURE_FILE_NOT_FOUND", f"{uri!r:.500} is no regular file on the server", uri=uri[:1000])
     with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ServiceError(
-                "PICTURE_FILE_NOT_FOUND", f"{uri!r:.500} is no regular file on the server", uri=uri[:1000]
-            )
         if about.st_size > limits.max_picture_bytes:
             raise too_large(about.st_size, limits)
         return inspected(file.read(limits.max_picture_bytes + 1), limits)
