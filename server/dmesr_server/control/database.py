@@ -126,9 +126,9 @@ class Database:
                     f"the disk under the control database {self.shown_url} is full: nothing was written; "
                     "free some space, then try again",
                 ) from error
-            if isinstance(error, sa.exc.OperationalError | sa.exc.InternalError):
-                raise self._unavailable(text) from error
-            raise
+            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+                raise  # for the caller to make sense of
+            raise self._unavailable(text) from error
         except sa.exc.TimeoutError as error:
             raise self._unavailable(str(error)) from error
 

@@ -105,13 +105,25 @@ class Table:
         if not create:
             return None
         schema = self._schema.with_metadata({_INCARNATION: uuid.uuid4().hex})
-        handle = connection.create_table(self.name, schema=schema, exist_ok=True)
+        try:
+            handle = connection.create_table(self.name, schema=schema)
+        except (RuntimeError, ValueError) as error:
+            if "already exists" not in str(error) and not is_conflict(error):
+                raise
+            return connection.open_table(self.name)  # another writer was first
+        self._make_indexes(handle)
+        return handle
+
+    def _make_indexes(self, handle: Any) -> None:
+        there = {column for index in handle.list_indices() for column in index.columns}
         for column in self._indexed:
+            if column in there:
+                continue
             try:
                 handle.create_index(column, config=BTree(), replace=False)
-            except (RuntimeError, ValueError) as error:  # another process made it first
+            except (RuntimeError, ValueError) as error:
+                # Another writer has made it, or writes just now: house-keeping tries again, reads take longer till then.
                 log.debug("index on %s.%s: %s", self.name, column, error)
-        return handle
 
     def attempt(
         self, what: str, act: Callable[[Any], _Result], *, create: bool = False, missing: _Result | None = None
@@ -336,12 +348,13 @@ class Table:
         keep = KEEP_VERSIONS
         tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
         if tagged:
-            # Lance gives up the whole of optimize, the indexes too, when a tagged version is old enough to be cleaned.
-            # So nothing is cleaned that is as old as the oldest pin.
+            # Lance gives up cleaning, and the indexes after it, when a tagged version is old enough to be cleaned. So
+            # nothing is cleaned that is as old as the oldest pin. Compaction comes first and takes its time.
             times = [entry["timestamp"] for entry in handle.list_versions() if int(entry["version"]) in tagged]
             oldest: datetime = min(times)
             age = datetime.now(oldest.tzinfo) - oldest
-            keep = max(keep, age + timedelta(minutes=1))
+            keep = max(keep, age + timedelta(hours=1))
+        self._make_indexes(handle)
         handle.optimize(cleanup_older_than=keep)
 
 
