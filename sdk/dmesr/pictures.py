@@ -20,7 +20,8 @@ FIND_MISSING = Rpc(
 )
 UPLOAD = Rpc("ItemService/UploadPictures", items_pb2.UploadPicturesRequest, items_pb2.UploadPicturesResponse)
 
-_READ_BYTES = 1024 * 1024
+# The server writes together what has come together; only one chunk of one picture is held here at a time.
+_WINDOW = 128
 
 #: Where a picture's bytes come from.
 PictureSource = Path | bytes
@@ -102,7 +103,8 @@ class PictureUpload:
         refused: dict[str, Problem] = {}
         if not pictures:
             return refused
-        async with aclosing(self._transport.exchange(UPLOAD, self._chunks(pictures, refused))) as answers:
+        chunks = self._chunks(pictures, refused)
+        async with aclosing(self._transport.exchange(UPLOAD, chunks, window=_WINDOW)) as answers:
             async for sha256, answer in answers:
                 if answer.outcome == items_pb2.ROW_OUTCOME_REJECTED:
                     refused.setdefault(sha256, to_problem(answer.problem))

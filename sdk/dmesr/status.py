@@ -31,11 +31,10 @@ def with_first_status(call: Call) -> Call:
 
 
 def _remember(call: Any) -> None:
-    parts = [
-        _at_once(part) for part in (call.code(), call.initial_metadata(), call.trailing_metadata(), call.details())
-    ]
-    if parts[0] is not None and parts[3] != _CORE_ERROR:
-        _first.setdefault(call, grpc.aio.AioRpcError(*parts, None))
+    code, details = _at_once(call.code()), _at_once(call.details())
+    initial, trailing = _at_once(call.initial_metadata()), _at_once(call.trailing_metadata())
+    if code is not None and details != _CORE_ERROR:
+        _first.setdefault(call, grpc.aio.AioRpcError(code, initial, trailing, details, None))
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

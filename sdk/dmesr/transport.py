@@ -40,7 +40,7 @@ Tag = TypeVar("Tag")
 # A batch is cut below this even where the server would take more: room for what is not counted.
 _MESSAGE_BYTES = 3 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
-# Batches of a stream that may be unanswered at a time: hides the round trip, bounds the memory.
+# Batches of a stream that may be unanswered at a time.
 _WINDOW = 4
 
 
@@ -310,13 +310,14 @@ class Transport:
             call.cancel()
 
     async def exchange(
-        self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[tuple[Req, Tag | None], None]
+        self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[tuple[Req, Tag | None], None], *, window: int = _WINDOW
     ) -> AsyncGenerator[tuple[Tag, Resp], None]:
-        """Sends requests while answers come back; at most a few tagged ones are unanswered at a time.
+        """Sends requests while answers come back; at most `window` tagged ones are unanswered at a time.
 
         Args:
             rpc: A call with streams both ways whose answers come in the order of the requests.
             requests: Each with a tag when it is answered, with None when it is not (a chunk before the last).
+            window: Hides the round trip, bounds the memory.
 
         Yields:
             The tag and its answer.
@@ -327,7 +328,7 @@ class Transport:
         call = with_first_status(method(metadata=self._metadata))
         seconds = self.timeout.stream_seconds
         unanswered: asyncio.Queue[tuple[Tag] | None] = asyncio.Queue()
-        room = asyncio.Semaphore(_WINDOW)
+        room = asyncio.Semaphore(window)
         cut_short = False
 
         async def send() -> None:
