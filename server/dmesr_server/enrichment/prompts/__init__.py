@@ -1,0 +1,7 @@
+"""The prompts of the routes (§3.2.1): text files beside this one, in the project's own words."""
+
+from __future__ import annotations
+
+from .loading import DONE, Prompts, load
+
+__all__ = ["DONE", "Prompts", "load"]
