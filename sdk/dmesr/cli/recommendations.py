@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import connected, print_line, print_table, progress, say, shortened, show
+from .console import as_json, connected, print_line, print_table, progress, say, shortened, show
 from .options import command
 
 if TYPE_CHECKING:
@@ -66,21 +67,27 @@ def recommend(
             deny=deny,
             attributes=asked,
         )
+        # A map has no order on the wire; the manifest tells the views' own.
+        views = [] if as_json(ctx) else _views(client.models.get(found.model).manifest)
     result = {
         "model": found.model,
         "strategy": found.strategy,
         "unknown_item_ids": found.unknown_item_ids,
         "recommendations": list(found),
     }
-    show(ctx, result, lambda: _print_recommendations(found, attribute or []))
+    show(ctx, result, lambda: _print_recommendations(found, attributes=attribute or [], views=views))
 
 
-def _print_recommendations(found: dmesr.Recommendations, attributes: list[str]) -> None:
+def _views(manifest: Mapping[str, Any]) -> list[str]:
+    return [view["name"] for view in manifest.get("views", [])]
+
+
+def _print_recommendations(found: dmesr.Recommendations, *, attributes: list[str], views: list[str]) -> None:
     if found.unknown_item_ids:
         say(f"the model does not know {', '.join(found.unknown_item_ids)}: skipped")
     if found.strategy.name == "POPULARITY":
         say("popular items: the history is empty or the model knows none of it")
-    views = list(dict.fromkeys(view for one in found for view in one.shares))
+    views = [view for view in views if any(view in one.shares for one in found)]
     rows = []
     for place, one in enumerate(found, 1):
         titles = one.attributes.get("title") or one.attributes.get("name") or ["-"]
