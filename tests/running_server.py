@@ -1,4 +1,4 @@
-"""A real server for tests: an API process and, unless told otherwise, its enricher, on a port and a folder of their own."""
+"""A real server for tests: an API process and, unless told otherwise, its enricher."""
 
 from __future__ import annotations
 

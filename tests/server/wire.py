@@ -69,7 +69,7 @@ def failure_of(call: Callable[[], object]) -> Failure:
             if detail.Is(kind.DESCRIPTOR):
                 detail.Unpack(kind)
     assert info.domain == "dmesr"
-    assert f"ERROR_REASON_{info.reason}" in errors_pb2.ErrorReason.keys()  # noqa: SIM118: an enum wrapper
+    assert f"ERROR_REASON_{info.reason}" in set(errors_pb2.ErrorReason.keys())
     assert "Traceback" not in status.message
     return Failure(
         code=caught.value.code(),
