@@ -122,7 +122,7 @@ class Table:
             try:
                 handle.create_index(column, config=BTree(), replace=False)
             except (RuntimeError, ValueError) as error:
-                # Another writer has made it, or writes just now. House-keeping tries again; reads take longer till then.
+                # Another writer has made it, or writes just now. House-keeping tries again; reads are slower till then.
                 log.debug("index on %s.%s: %s", self.name, column, error)
 
     def attempt(
