@@ -50,6 +50,7 @@ class AdapterConfig:
     whiten: bool = True
     whitened_dims: int = 256  # at most
     items_per_dim: float = 4.0  # at least; else whitening a small catalogue makes all items orthogonal
+    initial_std: float = 0.05  # of an adapted vector's numbers, where sources are whitened
     hidden_share: float = 0.5  # d1 = hidden_share · d0
     fold: bool = True  # multiply W2·W1 once a step instead of running every item through both
 
@@ -85,9 +86,16 @@ class IdConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The recommendation loss."""
+    """The recommendation loss.
 
-    name: LossName = "softmax"  # "bce" is eq. 7
+    Attributes:
+        name: "softmax" over candidates, or "bce", the pairwise loss of eq. 7.
+        candidates: How many random items join the batch's own as candidates of the softmax. 0 takes all items: exact,
+            and fine for some ten thousand.
+    """
+
+    name: LossName = "softmax"
+    candidates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

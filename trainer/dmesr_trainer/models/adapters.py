@@ -13,7 +13,7 @@ class Adapter(nn.Module):
     multiplications a step, with the same values and gradients.
     """
 
-    def __init__(self, *, width: int, hidden: int, dim: int, fold: bool) -> None:
+    def __init__(self, *, width: int, hidden: int, dim: int, fold: bool, initial_std: float | None = None) -> None:
         """Builds it.
 
         Args:
@@ -21,10 +21,15 @@ class Adapter(nn.Module):
             hidden: d1.
             dim: D.
             fold: Whether to multiply W2·W1 first.
+            initial_std: Of what comes out at first, where each number that goes in has variance 1; None for PyTorch's own.
         """
         super().__init__()
         self.fold = fold
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, dim)
+        if initial_std is not None:
+            for layer, std in ((self.first, width**-0.5), (self.second, initial_std * hidden**-0.5)):
+                nn.init.normal_(layer.weight, std=std)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, vectors_ND0: Tensor) -> Tensor:  # noqa: D102
         if not self.fold:

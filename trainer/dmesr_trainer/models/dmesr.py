@@ -70,16 +70,16 @@ class Dmesr(SequentialRecommender):
             self.register_buffer(f"present_{place}", present[place], persistent=False)
             self.register_buffer(f"groups_{place}", torch.from_numpy(groups_N), persistent=False)
 
-    def _inputs(self, kind: str, items_M: Tensor | None) -> list[Tensor]:
+    def semantics_inputs(self, kind: str, items_M: Tensor | None) -> list[Tensor]:
         every = [getattr(self, f"{kind}_{place}") for place in range(len(self.sources))]
         return every if items_M is None else [values_N[items_M] for values_N in every]
 
     def semantics(self, items_M: Tensor | None) -> Tensor:  # noqa: D102
-        return self.encoder(self._inputs("prepared", items_M), self._inputs("present", items_M))
+        return self.encoder(self.semantics_inputs("prepared", items_M), self.semantics_inputs("present", items_M))
 
     @property
     def indexed_N(self) -> Tensor:  # noqa: D102
-        return self.parts()[1] | torch.stack(self._inputs("present", None)).any(0)
+        return self.parts()[1] | torch.stack(self.semantics_inputs("present", None)).any(0)
 
     def fuse(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
         if self.fusion is None:
@@ -90,13 +90,13 @@ class Dmesr(SequentialRecommender):
         """α · L_align between the anchor and each other coarse route (eq. 3), over the items of a batch."""
         if self.alignment.weight == 0.0 or self.n_coarse < 2:
             return {}
-        present = self._inputs("present", items_M)[: self.n_coarse]
+        present = self.semantics_inputs("present", items_M)[: self.n_coarse]
         # Items without the anchor and another route would take no part; leave them before drawing at most `max_items`.
         items_M = items_M[present[0] & torch.stack(present[1:]).any(0)]
         if len(items_M) > self.alignment.max_items:
             items_M = items_M[torch.randperm(len(items_M), device=items_M.device)[: self.alignment.max_items]]
-        present, groups = self._inputs("present", items_M), self._inputs("groups", items_M)
-        routes = self.encoder.coarse_routes(self._inputs("prepared", items_M), present)
+        present, groups = self.semantics_inputs("present", items_M), self.semantics_inputs("groups", items_M)
+        routes = self.encoder.coarse_routes(self.semantics_inputs("prepared", items_M), present)
         terms = [
             align(
                 routes[0],

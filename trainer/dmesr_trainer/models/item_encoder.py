@@ -34,6 +34,7 @@ class SourceEncoder(nn.Module):
             hidden=max(1, int(config.hidden_share * dim_in)),
             dim=dim,
             fold=config.fold,
+            initial_std=config.initial_std if whitening else None,
         )
 
     def prepare(self, vectors_ND0: Tensor, present_N: Tensor) -> Tensor:

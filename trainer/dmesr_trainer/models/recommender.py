@@ -133,12 +133,13 @@ class SequentialRecommender(Recommender):
         self.max_history = config.backbone.max_history
         self.views, self.sources = name_views(views, dim=config.dim), sources
         self.dim, self.n_views = config.dim, len(views)
-        self.loss_name = config.loss.name
+        self.loss = config.loss
         self.backbone = backbone
         self.ids = IdPart(n_items=len(train_counts_N), n_views=self.n_views, dim=config.dim, config=config.ids)
         # Items without a training event keep their row of the id tables at zero for ever: they are new to the model.
         self.register_buffer("trained_N", train_counts_N > 0, persistent=False)
-        self.register_buffer("trained_M", torch.nonzero(train_counts_N > 0).squeeze(1), persistent=False)
+        self.register_buffer("every_trained_M", torch.nonzero(train_counts_N > 0).squeeze(1), persistent=False)
+        self.register_buffer("train_shares_N", train_counts_N / train_counts_N.sum(), persistent=False)
 
     def semantics(self, items_M: Tensor | None) -> Tensor | None:
         """What the item tower gives for these items (all when None): float32 [M, V]; None for a method without."""
@@ -165,6 +166,24 @@ class SequentialRecommender(Recommender):
         part_NV, _ = self.parts()
         semantic_NV = self.semantics(None)
         return part_NV if semantic_NV is None else semantic_NV + part_NV
+
+    @property
+    def _drawn_share(self) -> float:
+        return min(1.0, self.loss.candidates / len(self.every_trained_M))
+
+    def _step_items(self, batch: Batch) -> Tensor:
+        """The items whose vectors a step needs, in rising order; int64 [M]."""
+        if self.loss.name == "softmax" and not self.loss.candidates:
+            # Every trained item is a candidate, and inputs are training events.
+            return self.every_trained_M
+        met = [batch.inputs_BL[batch.mask_BL], batch.targets_BL[batch.mask_BL]]
+        if self.loss.name == "softmax":
+            chosen_M = torch.rand(len(self.every_trained_M), device=self.every_trained_M.device) < self._drawn_share
+            met.append(self.every_trained_M[chosen_M])
+        else:
+            assert batch.negatives_BL is not None
+            met.append(batch.negatives_BL[batch.mask_BL])
+        return torch.unique(torch.cat(met))
 
     def _step_vectors(self, items_M: Tensor) -> Tensor:
         """Vectors of the items of a training step, all of them with training events; [M, V]."""
@@ -201,22 +220,22 @@ class SequentialRecommender(Recommender):
     def forward(self, batch: Batch) -> StepLoss:
         """The recommendation loss plus the method's own (eq. 8)."""
         in_use_BL = batch.mask_BL
-        if self.loss_name == "softmax":
-            # Every trained item is a candidate, and inputs are training events, so this is all that is needed.
-            items_M = self.trained_M
-        else:
-            assert batch.negatives_BL is not None
-            items_M = torch.unique(
-                torch.cat([batch.inputs_BL[in_use_BL], batch.targets_BL[in_use_BL], batch.negatives_BL[in_use_BL]])
-            )
+        items_M = self._step_items(batch)
         place_N = torch.zeros(len(self.trained_N), dtype=torch.int64, device=items_M.device)
         place_N[items_M] = torch.arange(len(items_M), device=items_M.device)
         items_MV = self._step_vectors(items_M)
         vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV) * in_use_BL[..., None]
         states_PV = self.states(vectors_BLV, in_use_BL.sum(1))[in_use_BL]
         targets_P = place_N[batch.targets_BL[in_use_BL]]
-        if self.loss_name == "softmax":
-            recommend = losses.softmax_loss(states_PV, items_MV, targets_P)
+        if self.loss.name == "softmax":
+            candidates_MV = items_MV
+            if self.loss.candidates:
+                chance_M = losses.candidate_chances(
+                    self.train_shares_N[items_M], targets=len(targets_P), drawn_share=self._drawn_share
+                )
+                # Beside the item's bias, where the user's side holds 1.
+                candidates_MV = items_MV - nn.functional.pad(chance_M.log()[:, None], (self.vector_dim - 1, 0))
+            recommend = losses.softmax_loss(states_PV, candidates_MV, targets_P)
         else:
             negatives_P = place_N[batch.negatives_BL[in_use_BL]]
             recommend = losses.bce_loss(states_PV, items_MV[targets_P], items_MV[negatives_P])

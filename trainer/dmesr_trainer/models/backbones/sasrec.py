@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dmesr_trainer.config import BackboneConfig
 from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.dropout import ByteDropout
 
 _INITIAL_POSITION_STD = 0.02
 
@@ -37,7 +38,7 @@ class SasRec(Backbone):
             raise ValueError(f"dim {dim} does not divide among {config.heads} heads; choose heads that divide it")
         self.max_history = config.max_history
         self.positions_LD = nn.Parameter(torch.randn(config.max_history, dim) * _INITIAL_POSITION_STD)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ByteDropout(config.dropout)
         self.blocks = nn.ModuleList(
             _Block(dim=dim, heads=config.heads, dropout=config.dropout) for _ in range(config.layers)
         )
@@ -56,17 +57,16 @@ class SasRec(Backbone):
 class _Block(nn.Module):
     def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.attention_dropout = heads, dropout
+        self.heads = heads
         self.norm_attention, self.norm_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.feed = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), ByteDropout(dropout), nn.Linear(dim, dim))
+        self.dropout = ByteDropout(dropout)
 
     def forward(self, states_BLD: Tensor) -> Tensor:
         qkv = self.qkv(self.norm_attention(states_BLD)).unflatten(-1, (3, self.heads, -1))
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4)
-        met_BHLd = nn.functional.scaled_dot_product_attention(
-            q_BHLd, k_BHLd, v_BHLd, is_causal=True, dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        # No dropout of the attention weights: it would rule out the fused kernels.
+        met_BHLd = nn.functional.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd, is_causal=True)
         states_BLD = states_BLD + self.dropout(self.out(met_BHLd.transpose(1, 2).flatten(2)))
         return states_BLD + self.dropout(self.feed(self.norm_feed(states_BLD)))
