@@ -90,7 +90,7 @@ def ensure_auto_job(*, control: Control, store: Store, config: Config, catalog: 
     waiting = [
         job
         for job in control.jobs.active(catalog)
-        if job.state is JobState.QUEUED and job.attempts == 0 and not job.cancel_requested and job.spec.get("auto")
+        if job.state is JobState.QUEUED and not job.cancel_requested and job.spec.get("auto")
     ]
     if waiting:
         return waiting[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from dmesr_server.config import LimitsConfig
 from dmesr_server.errors import ServiceError
@@ -119,8 +119,8 @@ def _opened(data: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
     except ServiceError:
         raise
     except Exception as error:
-        what = "in a format that is read" if isinstance(error, Image.UnidentifiedImageError) else "whole"
-        why = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({type(error).__name__}: {error})"
+        what = "in a format that is read" if isinstance(error, UnidentifiedImageError) else "whole"
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({type(error).__name__}: {error})"
         raise ServiceError(
             "PICTURE_UNREADABLE",
             f"the {len(data)} bytes are no picture {what}{why:.300}; "
@@ -180,7 +180,7 @@ class _Quiet:
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _inside: ClassVar[int] = 0
-    _saved: ClassVar[warnings.catch_warnings | None] = None  # type: ignore[type-arg]
+    _saved: ClassVar[warnings.catch_warnings | None] = None
 
     def __enter__(self) -> None:
         with _Quiet._lock:

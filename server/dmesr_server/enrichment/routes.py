@@ -18,7 +18,7 @@ IMAGE = "image"
 HYBRID = "hybrid"
 
 #: The routes that are described, in the order in which they are listed.
-ROUTES = (TEXT, IMAGE, HYBRID)
+ROUTES: tuple[str, ...] = (TEXT, IMAGE, HYBRID)
 
 _NEEDS_TEXT = frozenset({TEXT, HYBRID})
 _NEEDS_PICTURE = frozenset({IMAGE, HYBRID})

@@ -50,7 +50,9 @@ class JobSpec:
     def from_json(cls, stored: Mapping[str, Any]) -> JobSpec:
         """As it was kept; what a later version added is left out."""
         known = {field.name for field in fields(cls)}
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
         return cls(**{name: value for name, value in values.items() if name in known})
 
 

@@ -122,6 +122,10 @@ class DescriptionTable:
         """Deletes the rows of these items."""
         self._table.delete(column="item_id", values=list(dict.fromkeys(item_ids)))
 
+    def delete_rows(self, rows: Sequence[DescriptionRow]) -> None:
+        """Deletes just these rows."""
+        self._table.delete(column="key", values=list(dict.fromkeys(row.key for row in rows)))
+
     def optimise(self) -> None:
         """Compacts the table and drops old versions."""
         self._table.optimise()

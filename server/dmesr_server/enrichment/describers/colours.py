@@ -122,7 +122,8 @@ def lab(rgb_HW3: NDArray[np.uint8]) -> Array:
 def name_indices(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The index in `NAMES` of the colour nearest to each pixel."""
     level = rgb_HW3 >> 3
-    return _nearest_names()[level[..., 0], level[..., 1], level[..., 2]]
+    names_HW: NDArray[np.uint8] = _nearest_names()[level[..., 0], level[..., 1], level[..., 2]]
+    return names_HW
 
 
 def shares(names_HW: NDArray[np.uint8]) -> list[ColourShare]:
@@ -156,4 +157,5 @@ def _nearest_names() -> NDArray[np.uint8]:
     named_K3 = lab(np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in _PALETTE.values()], np.uint8))
     lightness_NK = np.abs(cells_N3[:, None, 0] - named_K3[None, :, 0])
     chroma_NK = np.hypot(cells_N3[:, None, 1] - named_K3[None, :, 1], cells_N3[:, None, 2] - named_K3[None, :, 2])
-    return (lightness_NK + chroma_NK).argmin(1).astype(np.uint8).reshape(_LEVELS, _LEVELS, _LEVELS)
+    nearest_N: NDArray[np.uint8] = (lightness_NK + chroma_NK).argmin(1).astype(np.uint8)
+    return nearest_N.reshape(_LEVELS, _LEVELS, _LEVELS)

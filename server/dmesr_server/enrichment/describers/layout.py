@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import colours
+from . import colours as naming
+from .colours import Array, ColourShare
 
 _ROWS = ("top", "middle", "bottom")
 _COLUMNS = ("left", "centre", "right")
@@ -44,9 +45,9 @@ class Measures:
         hues: Colour families that cover at least 4 %.
     """
 
-    colours: tuple[colours.ColourShare, ...]
+    colours: tuple[ColourShare, ...]
     thirds: tuple[str, str, str]
-    background: colours.ColourShare
+    background: ColourShare
     lightness: float
     contrast: float
     dark_share: float
@@ -76,11 +77,11 @@ def measure(picture: Image.Image) -> Measures:
     # Every measure works on at least 3×3; a thinner picture is repeated, which changes none of them.
     repeats = [-(-3 // side) for side in rgb_HW3.shape[:2]]
     rgb_HW3 = rgb_HW3.repeat(repeats[0], 0).repeat(repeats[1], 1)
-    lab_HW3 = colours.lab(rgb_HW3)
-    names_HW = colours.name_indices(rgb_HW3)
+    lab_HW3 = naming.lab(rgb_HW3)
+    names_HW = naming.name_indices(rgb_HW3)
     light_HW = lab_HW3[..., 0]
     chroma_HW = np.hypot(lab_HW3[..., 1], lab_HW3[..., 2])
-    shares = colours.shares(names_HW)
+    shares = naming.shares(names_HW)
     inner = _inner(light_HW.shape)
     down_HW, across_HW = _steps(light_HW)
     strong_HW = np.hypot(down_HW, across_HW) > _STRONG_EDGE
@@ -91,13 +92,13 @@ def measure(picture: Image.Image) -> Measures:
     mass, mass_share = _mass(lab_HW3, np.hypot(down_HW, across_HW))
     families: dict[str, float] = {}
     for colour in shares:
-        family = colours.FAMILY_OF[colour.name]
+        family = naming.FAMILY_OF[colour.name]
         families[family] = families.get(family, 0.0) + colour.share
     half = light_HW.shape[0] // 2
     return Measures(
         colours=tuple(shares),
         thirds=_thirds(names_HW),
-        background=colours.shares(names_HW[~inner])[0],
+        background=naming.shares(names_HW[~inner])[0],
         lightness=float(light_HW.mean()),
         contrast=float(light_HW.std()),
         dark_share=float((light_HW < 22).mean()),
@@ -125,7 +126,7 @@ def _inner(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return inner
 
 
-def _steps(light_HW: colours.Array) -> tuple[colours.Array, colours.Array]:
+def _steps(light_HW: Array) -> tuple[Array, Array]:
     """Differences of lightness to the next pixel below and to the right, zero at the far sides."""
     down_HW, across_HW = np.zeros_like(light_HW), np.zeros_like(light_HW)
     down_HW[:-1] = np.diff(light_HW, axis=0)
@@ -134,11 +135,11 @@ def _steps(light_HW: colours.Array) -> tuple[colours.Array, colours.Array]:
 
 
 def _thirds(names_HW: NDArray[np.uint8]) -> tuple[str, str, str]:
-    top, middle, bottom = (colours.shares(part)[0].name for part in np.array_split(names_HW, 3, axis=0))
+    top, middle, bottom = (naming.shares(part)[0].name for part in np.array_split(names_HW, 3, axis=0))
     return top, middle, bottom
 
 
-def _mass(lab_HW3: colours.Array, edge_HW: colours.Array) -> tuple[tuple[str, str], float]:
+def _mass(lab_HW3: Array, edge_HW: Array) -> tuple[tuple[str, str], float]:
     """The cell of a 3×3 grid that holds most of what stands out: by colour from the mean, and by edges."""
     away_HW = np.sqrt(((lab_HW3 - lab_HW3.mean((0, 1))) ** 2).sum(-1)) + edge_HW
     total = float(away_HW.sum())
@@ -151,7 +152,7 @@ def _mass(lab_HW3: colours.Array, edge_HW: colours.Array) -> tuple[tuple[str, st
     return (row, column), weight / total if total else 1 / 9
 
 
-def _correlation(a_HW: colours.Array, b_HW: colours.Array) -> float:
+def _correlation(a_HW: Array, b_HW: Array) -> float:
     a, b = a_HW - a_HW.mean(), b_HW - b_HW.mean()
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum() / norm) if norm > 1e-3 else 1.0

@@ -108,13 +108,13 @@ class SentenceTransformersEncoder:
     def _load(self) -> tuple[Any, ThreadPoolExecutor]:
         try:
             import torch
-            from transformers.utils import logging as transformers_logging
+            import transformers
 
             model_class = _model_class()
         except ImportError as error:
             why = f"a package that it needs is not installed ({error.name or error})"
             raise model_files.unavailable(self.model, why, "pip install 'dmesr[server]'") from error
-        transformers_logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         files = self._files
         if files.hub_name is not None:
             folder = model_files.from_hub(files.hub_name, revision=files.revision)
