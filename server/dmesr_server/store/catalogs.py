@@ -13,7 +13,7 @@ import pyarrow as pa
 from ..errors import ServiceError
 from . import adapted, embeddings
 from .adapted import AdaptedTable
-from .database import Database, decoded, encoded, translated
+from .database import Database, decoded, encoded, new_session, translated
 from .descriptions import DescriptionTable
 from .embeddings import EmbeddingTable
 from .items import ItemTable
@@ -60,8 +60,8 @@ class DeleteOutcome:
 class CatalogStore:
     """The tables of one catalog. Safe for any thread."""
 
-    def __init__(self, *, uri: str):
-        self._database = Database(uri=uri)
+    def __init__(self, *, database: Database):
+        self._database = database
         self.items = ItemTable(database=self._database)
         self.pictures = PictureTable(database=self._database)
         self.descriptions = DescriptionTable(database=self._database)
@@ -162,13 +162,15 @@ class Store:
         if "://" not in self.uri:
             with translated(f"making the folder {self.uri}"):
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
-        self.schema_version = _check_schema(Database(uri=self.uri))
+        self._session = new_session()
+        self.schema_version = _check_schema(Database(uri=self.uri, session=self._session))
 
     def catalog(self, name: str) -> CatalogStore:
         """The tables of a catalog. Whether the catalog exists is for the control database to say."""
         with self._lock:
             if name not in self._catalogs:
-                self._catalogs[name] = CatalogStore(uri=f"{self.uri}/catalogs/{encoded(name)}")
+                database = Database(uri=f"{self.uri}/catalogs/{encoded(name)}", session=self._session)
+                self._catalogs[name] = CatalogStore(database=database)
             return self._catalogs[name]
 
     def drop_catalog(self, name: str) -> None:

@@ -13,6 +13,9 @@ import lancedb
 
 from ..errors import ServiceError
 
+INDEX_CACHE_BYTES = 512 << 20  # the BTREE of a million ids takes some tens of megabytes
+METADATA_CACHE_BYTES = 256 << 20
+
 
 def encoded(name: str) -> str:
     """A name as lower-case letters, digits and "_" only, one for one: safe in SQL, paths and on any file system."""
@@ -81,19 +84,25 @@ def is_conflict(error: Exception) -> bool:
     return bool(re.search(r"conflict|concurrent writers|Retryable|preempted", str(error), re.IGNORECASE))
 
 
+def new_session() -> lancedb.Session:
+    """Caches of a bounded size; LanceDB's own bounds are several gigabytes."""
+    return lancedb.Session(index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
+
+
 class Database:
     """One LanceDB database: the tables of one catalog."""
 
-    def __init__(self, *, uri: str):
+    def __init__(self, *, uri: str, session: lancedb.Session):
         """Opens the database.
 
         Args:
             uri: A folder (made when it is first written to) or any URI of `lancedb.connect`.
+            session: Holds the caches; databases of one store share them.
         """
         self.uri = uri
         with translated(f"opening {uri}"):
             # Zero: every read asks for the newest version, so other processes' writes are seen at once.
-            self.connection: Any = lancedb.connect(uri, read_consistency_interval=timedelta(0))
+            self.connection: Any = lancedb.connect(uri, read_consistency_interval=timedelta(0), session=session)
 
     def names(self) -> list[str]:
         """Names of the tables, sorted."""
