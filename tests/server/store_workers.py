@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -47,6 +48,17 @@ def upsert_source(uri: str, ids: list[str], source: str, rounds: int) -> None:
     for number in range(rounds):
         vectors = np.full((len(ids), 16), number, np.float32)
         table.upsert(ids, {source: column(vectors, [f"{source}-{number}"] * len(ids))})
+
+
+def upsert_for_ever(uri: str, ids: list[str]) -> None:
+    """Writes items and vectors, ten at a time, until it is killed."""
+    catalog = Store(uri=uri).catalog("films")
+    table = catalog.embeddings("r1")
+    table.declare("text", 16)
+    for number in itertools.count():
+        part = [ids[(10 * number + each) % len(ids)] for each in range(10)]
+        catalog.items.upsert([ItemWrite(item_id, (("title", (str(number),)),), None) for item_id in part])
+        table.upsert(part, {"text": column(np.full((10, 16), number), [str(number)] * 10)})
 
 
 def claim_all(url: str, owner: str) -> list[str]:

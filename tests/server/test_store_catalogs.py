@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ from dmesr_server.store import SCHEMA_VERSION, DeleteOutcome, DescriptionRow, It
 from dmesr_server.store.database import decoded, encoded, translated
 from hypothesis import given
 from hypothesis import strategies as st
-from store_workers import column
+from store_workers import column, upsert_for_ever
 
 
 def item(item_id: str, title: str = "t") -> ItemWrite:
@@ -222,6 +224,28 @@ def test_a_version_that_goes_away_while_it_is_read(tmp_path, monkeypatch):
         list(scan)
     assert caught.value.reason == "VERSION_NOT_FOUND"
     assert "pin" in caught.value.message
+
+
+def test_a_writer_that_is_killed_leaves_whole_tables(tmp_path):
+    ids = [f"i{number:03d}" for number in range(100)]
+    catalog = Store(uri=str(tmp_path)).catalog("films")
+    table = catalog.embeddings("r1")
+    writer = multiprocessing.get_context("spawn").Process(target=upsert_for_ever, args=(str(tmp_path), ids))
+    writer.start()
+    deadline = time.monotonic() + 180
+    while table.count() < 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.kill()
+    writer.join()
+    writer.close()
+    assert [batch.num_rows for batch in table.scan(["text"])] == [table.count()]
+    catalog.items.upsert([item(item_id) for item_id in ids])
+    table.upsert(ids, {"text": column(np.ones((100, 16)), ["new"] * 100)})
+    catalog.optimise()
+    assert [found.item_id for found in catalog.items.page(None, 1_000)] == ids
+    assert [batch["item_id"].to_pylist() for batch in table.scan(["text"])] == [ids]
+    assert {hashes["text"] for hashes in table.hashes().values()} == {"new"}
 
 
 @contextlib.contextmanager
