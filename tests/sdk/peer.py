@@ -15,14 +15,14 @@ from grpc_status import rpc_status
 
 
 class Peer:
-    """Serves the handlers that a test gives it, on a free port."""
+    """Serves the handlers that a test gives it, on a free port unless told which."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
         self._pool = ThreadPoolExecutor(8)
         self._server = grpc.server(self._pool)
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._server.add_generic_rpc_handlers((_Handlers(self._handlers),))
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -41,8 +41,13 @@ class Peer:
             response_serializer=rpc.response.SerializeToString,
         )
 
-    def stop(self) -> None:
+    def leave(self) -> None:
+        """Ends all calls and lets the port go, as a server that dies."""
         self._server.stop(None).wait()
+
+    def stop(self) -> None:
+        """Leaves, and waits for the handlers."""
+        self.leave()
         self._pool.shutdown()
 
 
@@ -55,8 +60,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def running_peer() -> Iterator[Peer]:
-    peer = Peer()
+def running_peer(*, port: int = 0) -> Iterator[Peer]:
+    peer = Peer(port=port)
     try:
         yield peer
     finally:

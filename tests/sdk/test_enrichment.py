@@ -1,0 +1,177 @@
+"""Enrichment through the SDK, on a real server with its enricher."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+
+import dmesr
+import dmesr.aio
+import numpy as np
+import pytest
+from dmesr import ImportedDescription, Item, JobState
+from running_server import RunningServer
+
+Png = Callable[..., bytes]
+WAIT = 120.0  # seconds; the first job loads the encoder
+
+
+@pytest.fixture
+def catalogue(films: dmesr.Client, png: Png) -> dmesr.Client:
+    """Six films: two with picture and text, one with a picture only, three with text only."""
+    films.items.upsert(
+        [
+            Item("1", {"title": "Alien", "genres": ["horror", "sci-fi"]}, picture=png("red")),
+            Item("2", {"title": "Brazil", "genres": "comedy"}, picture=png("blue")),
+            Item("3", picture=png("green")),
+            *(Item(str(n), {"title": f"Film {n}"}) for n in (4, 5, 6)),
+        ]
+    )
+    return films
+
+
+def test_a_job_describes_and_encodes(catalogue: dmesr.Client):
+    before = catalogue.enrichment.estimate()
+    assert before.items == 6
+    assert {one.route: (one.applicable, one.to_describe) for one in before.routes if one.route != "original"} == {
+        "text": (5, 5),
+        "image": (3, 3),
+        "hybrid": (2, 2),
+    }
+    assert before.basis
+    job = catalogue.enrichment.start().wait(timeout=WAIT)
+    assert (job.state, job.items_done, job.items_total) == (JobState.SUCCEEDED, 6, 6)
+    assert {one.route: one.described for one in job.routes} == {"original": 0, "text": 5, "image": 3, "hybrid": 2}
+    assert job.describer == "palette"
+    assert None not in (job.create_time, job.start_time, job.end_time)
+
+    found = catalogue.embeddings.read(item_ids=["3", "1", "4"])
+    assert set(found.sources) == {"original", "text", "image", "hybrid"}
+    assert {name: found.present(name).tolist() for name in found.sources} == {
+        "original": [False, True, True],
+        "text": [False, True, True],
+        "image": [True, True, False],
+        "hybrid": [False, True, False],
+    }
+    assert np.isfinite(found.matrix("text")).all()
+    assert found.recipe_id == job.recipe_id
+
+    again = catalogue.enrichment.start().wait(timeout=WAIT)
+    assert sum(one.described + one.encoded for one in again.routes) == 0
+    assert catalogue.enrichment.estimate().routes[1].to_describe == 0
+    assert [one.job_id for one in catalogue.enrichment.list()] == [again.job_id, job.job_id]
+    assert catalogue.enrichment.get(job.job_id).state is JobState.SUCCEEDED
+    with pytest.raises(dmesr.WrongJobState):
+        job.cancel()
+    retried = catalogue.enrichment.retry(job.job_id).wait(timeout=WAIT)
+    assert retried.state is JobState.SUCCEEDED
+
+
+def test_descriptions_with_their_provenance(catalogue: dmesr.Client):
+    catalogue.enrichment.start(routes=["text", "image"], item_ids=["1", "3"]).wait(timeout=WAIT)
+    found = catalogue.enrichment.descriptions(["3", "1", "nobody"])
+    assert [(one.item_id, one.route) for one in found.descriptions] == [("3", "image"), ("1", "text"), ("1", "image")]
+    assert found.missing == ("nobody",)
+    assert "Alien" in found.original_texts["1"]
+    alien = found.descriptions[1]
+    assert "Alien" in alien.text
+    assert (alien.problem, alien.stale) == (None, False)
+    assert alien.provenance is not None
+    assert (alien.provenance.describer, alien.provenance.is_mllm) == ("palette", False)
+    catalogue.items.upsert([Item("1", {"title": "Aliens"}, picture=dmesr.KEEP_PICTURE)])
+    assert catalogue.enrichment.descriptions(["1"]).descriptions[0].stale
+
+
+def test_the_same_request_is_the_same_job(catalogue: dmesr.Client):
+    request_id = str(uuid.uuid4())
+    first = catalogue.enrichment.start(request_id=request_id, limit=1)
+    assert catalogue.enrichment.start(request_id=request_id, limit=1).job_id == first.job_id
+    assert first.wait(timeout=WAIT).items_total == 1
+    assert first.refresh() is first
+
+
+def test_descriptions_made_elsewhere(catalogue: dmesr.Client):
+    summary = catalogue.enrichment.import_descriptions(
+        (
+            ImportedDescription(item_id, route, f"{route} of {item_id}")
+            for route in ("text", "image")
+            for item_id in ("1", "2", "nobody")
+        ),
+        model="a-model@1",
+        recipe="imported",
+    )
+    assert summary.inserted == 4
+    assert [(row.item_id, row.reason) for row in summary.rejected] == [("nobody", "ITEM_NOT_FOUND")] * 2
+    bad = catalogue.enrichment.import_descriptions(
+        [
+            ImportedDescription("1", "text", "x" * 4_000_000),
+            ImportedDescription("1", "text", "\ud800"),
+            ImportedDescription("1", "", "x"),
+        ],
+        model="a-model@1",
+        recipe="imported",
+    )
+    assert {row.reason for row in bad.rejected} >= {"REQUEST_TOO_LARGE", "INVALID_FIELD"}
+    assert len(bad.rejected) == 3
+    job = catalogue.enrichment.start(recipe="imported", describer="import").wait(timeout=WAIT)
+    assert job.state is JobState.SUCCEEDED
+    found = catalogue.embeddings.read(recipe="imported", item_ids=["1", "4"])
+    assert found.present("text").tolist() == [True, False]
+    texts = catalogue.enrichment.descriptions(["1"], recipe="imported")
+    assert [one.text for one in texts.descriptions] == ["text of 1", "image of 1"]
+    assert {one.provenance.is_mllm for one in texts.descriptions if one.provenance} == {True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"routes": ["smell"]}, dmesr.UnknownRoute),
+        ({"describer": "nobody"}, dmesr.DescriberUnavailable),
+        ({"encoder": "nothing"}, dmesr.EncoderUnavailable),
+        ({"routes": []}, dmesr.InvalidInput),
+        ({"item_ids": []}, dmesr.InvalidInput),
+        ({"limit": 0}, dmesr.InvalidInput),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    catalogue: dmesr.Client, arguments: dict[str, object], error: type[dmesr.DmesrError]
+):
+    with pytest.raises(error):
+        catalogue.enrichment.start(**arguments)  # type: ignore[arg-type]
+    assert list(catalogue.enrichment.list()) == []
+
+
+def test_what_does_not_exist_is_named(films: dmesr.Client):
+    for call in (films.enrichment.get, films.enrichment.retry):
+        with pytest.raises(dmesr.JobNotFound):
+            call("0" * 32)
+    with pytest.raises(dmesr.RecipeNotFound):
+        films.enrichment.descriptions(["1"], recipe="none")
+
+
+def test_waiting_across_a_restart_of_the_server(start_server: Callable[..., RunningServer]):
+    server = start_server(enrichment__poll_seconds=0.05)
+    with dmesr.connect(server.address) as client:
+        client.items.upsert(Item(str(n), {"title": f"Film {n}"}) for n in range(50))
+        job = client.enrichment.start(routes=["text"])
+        done: list[JobState] = []
+        thread = threading.Thread(target=lambda: done.append(job.wait(timeout=WAIT).state))
+        thread.start()
+        server.kill()
+        server.start()
+        thread.join(WAIT)
+        assert done == [JobState.SUCCEEDED]
+        assert client.embeddings.read(sources=["text"]).present("text").sum() == 50
+
+
+async def test_the_async_face(sdk_server: RunningServer, catalogue: dmesr.Client):
+    async with dmesr.aio.connect(sdk_server.address, catalog=catalogue.catalog_name) as client:
+        job = await client.enrichment.start(item_ids=["1"])
+        seen: list[JobState] = []
+        await job.wait(timeout=WAIT, progress=lambda state: seen.append(state.state))
+        assert seen[-1] is JobState.SUCCEEDED
+        assert [one.job_id async for one in client.enrichment.list()] == [job.job_id]
+        assert (await client.enrichment.get(job.job_id)).recipe_id == job.recipe_id
+        assert len((await client.enrichment.descriptions(["1"])).descriptions) == 3
+        assert (await client.enrichment.estimate()).items == 6
