@@ -18,7 +18,7 @@ from .planning import Vector
 from .progress import Progress
 
 _LOG = logging.getLogger(__name__)
-_STEPS = 16  # texts gathered for one encode, in steps of the encoder: texts of like length go together
+_STEPS = 8  # texts gathered for one encode, in steps of the encoder: texts of like length go together
 _WAIT_SECONDS = 2.0  # for more texts, where describers are slower than the encoder
 
 #: Raises LEASE_LOST when somebody else has taken the job. Asked before every write.

@@ -22,6 +22,8 @@ from dmesr_server.errors import ServiceError
 from . import model_files
 
 NAME = "sentence-transformers"
+# On a CPU larger steps only add padding; on a GPU they fill it.
+_CPU_STEP = 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,6 +47,7 @@ class SentenceTransformersEncoder:
         self.revision = self._files.revision
         self.dim = self._files.dim
         self.batch_size = config.batch_size
+        self._step = config.batch_size
 
     def recipe_fields(self) -> Mapping[str, Any]:
         """Model, revision, pooling, truncation and normalisation, as read from the model's files."""
@@ -65,6 +68,8 @@ class SentenceTransformersEncoder:
             if self._loaded is not None:
                 return
             self._loaded, self._workers = await asyncio.to_thread(self._load)
+            on_cpu = self._loaded.device.type == "cpu"
+            self._step = min(self.batch_size, _CPU_STEP) if on_cpu else self.batch_size
 
     async def stop(self) -> None:
         """Lets go of model and threads."""
@@ -77,7 +82,7 @@ class SentenceTransformersEncoder:
         assert self._workers is not None, "start() comes before encode()"
         vectors_ND = np.zeros((len(texts), self.dim), np.float32)
         unique = sorted(dict.fromkeys(texts), key=len, reverse=True)
-        slices = [unique[start : start + self.batch_size] for start in range(0, len(unique), self.batch_size)]
+        slices = [unique[start : start + self._step] for start in range(0, len(unique), self._step)]
         loop = asyncio.get_running_loop()
         steps = [loop.run_in_executor(self._workers, self._encode, part) for part in slices]
         try:
