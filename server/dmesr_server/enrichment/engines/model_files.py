@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dmesr_server.config import MllmConfig
+from dmesr_server.enrichment import picture_tokens
+from dmesr_server.enrichment.picture_tokens import Patches
 from dmesr_server.errors import ServiceError
 
 _CONFIGURATION = ["*.json", "*.txt", "*.jinja", "*.model"]
@@ -44,6 +46,18 @@ class ModelFiles:
         except (OSError, ValueError) as error:
             raise unavailable(self.name, f"its {file} cannot be read ({error})", "fetch or copy it again") from error
         return content if isinstance(content, dict) else {}
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest conversation that it was made for; None where its files do not tell."""
+        config = self.read("config.json")
+        limit = (config.get("text_config") or config).get("max_position_embeddings")
+        return int(limit) if limit else None
+
+    def patches(self, *, max_pixels: int) -> Patches | None:
+        """How it cuts pictures; None for a model that is not of the Qwen2-VL kind."""
+        stated = self.read("preprocessor_config.json") or self.read("processor_config.json").get("image_processor")
+        return picture_tokens.patches(self.read("config.json"), stated or {}, max_pixels=max_pixels)
 
     def with_weights(self) -> Path:
         """The folder with everything in it; a hub model is fetched where it is not in the cache. Blocks.
