@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from dmesr.v1 import admin_pb2
+from enriching import tiny_encoder, world  # noqa: F401 - fixtures of enrichment's tests
 from running_server import RunningServer
 from wire import Stubs
 

@@ -18,7 +18,8 @@ def palette_phrase(seen: Measures) -> str:
         for colour in seen.colours
         if 0.03 <= colour.share < 0.16 and colour.name not in main and _stands_out(colour.name, main)
     ][:3]
-    first = f"almost only {main[0]}" if seen.colours[0].share > 0.75 else joined(main)
+    alone = len(main) == 1 and seen.colours[0].share > 0.75
+    first = f"almost only {main[0]}" if alone else joined(main)
     return f"{first} with touches of {joined(touches)}" if touches else first
 
 
