@@ -17,17 +17,17 @@ _ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A TOML file. Flags beat DMESR_* variables, which beat the file.")
 ]
 _Store = Annotated[
-    str | None, typer.Option("--store", help="A folder, or any lancedb.connect URI.  [default: dmesr-data]")
+    str | None, typer.Option("--store", help="A folder, or any lancedb.connect URI.", show_default="dmesr-data")
 ]
 _Describer = Annotated[str | None, typer.Option(help="The describer that jobs use when they name none.")]
-_LogLevel = Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.  [default: INFO]")]
+_LogLevel = Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")]
 
 
 def serve(
     *,
     config: _ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen on.  [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.  [default: 50051]")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", show_default="50051")] = None,
     store: _Store = None,
     describer: _Describer = None,
     enricher: Annotated[bool, typer.Option("--enricher/--no-enricher", help="Run an enricher beside the API.")] = True,

@@ -226,3 +226,17 @@ def test_an_import_takes_constant_memory(running: RunningServer, catalog: dmesr.
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stderr.split()[-1]))
     assert peaks[1] - peaks[0] < 16 * 1024, f"peak {peaks[0]} KiB for 1 MB of rows, {peaks[1]} KiB for 64 MB"
+
+
+def test_a_dataset_of_the_trainer(cli: Cli, catalog: dmesr.Client):
+    called = cli("items", "import", "--dataset", "sample")
+    assert called.code == 0, called.err
+    assert catalog.items.count() > 100
+    assert "known are" in cli("items", "import", "--dataset", "nope").err
+
+
+def test_a_dataset_without_the_trainer_names_the_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "dmesr_trainer.datasets", None)
+    called = cli("items", "import", "--dataset", "sample")
+    assert called.code == 2
+    assert "pip install 'dmesr[trainer]'" in called.err

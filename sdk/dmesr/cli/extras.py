@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .console import fail
+from .options import epilog
 
 PANEL = "Commands of the extras"
 # The order of the work, which is the order in which the help lists the commands.
@@ -29,19 +30,41 @@ class Extra:
         name: The command's name.
         extra: The extra that brings it.
         help: One line for the list of commands.
+        examples: Command lines for its help, where the command itself brings none.
     """
 
     name: str
     extra: str
     help: str
+    examples: tuple[str, ...]
 
 
 EXTRAS = (
-    Extra("serve", "server", "Run the server: the API and, beside it, the enricher."),
-    Extra("enricher", "server", "Run an enricher alone, for instance on the machine with the GPU."),
-    Extra("train", "trainer", "Train a model on your interactions, export it and publish it."),
-    Extra("datasets", "trainer", "List, fetch and describe datasets."),
-    Extra("demo", "trainer", "Run the whole main job once: import, enrich, train, publish, recommend."),
+    Extra(
+        "serve",
+        "server",
+        "Run the server: the API and, beside it, the enricher.",
+        ("dmesr-cli serve", "dmesr-cli serve --store /srv/films --port 50060"),
+    ),
+    Extra(
+        "enricher",
+        "server",
+        "Run an enricher alone, for instance on the machine with the GPU.",
+        ("dmesr-cli enricher --store /srv/films",),
+    ),
+    Extra(
+        "train",
+        "trainer",
+        "Train a model on your interactions, export it and publish it.",
+        ("dmesr-cli train --help", "dmesr-cli models list"),
+    ),
+    Extra("datasets", "trainer", "List, fetch and describe datasets.", ("dmesr-cli datasets list",)),
+    Extra(
+        "demo",
+        "trainer",
+        "Run the whole main job once: import, enrich, train, publish, recommend.",
+        ("dmesr-cli demo", "dmesr-cli demo --dataset movielens --data downloads/"),
+    ),
 )
 
 # The command that is being run, for `explain`: an extra's package may miss a module only once its work begins.
@@ -86,11 +109,14 @@ class ExtraCommand(TyperCommand):
         if found is None:
             fail(f"'{extra.name}' needs the {extra.extra} extra: pip install 'dmesr[{extra.extra}]'", code=2)
         target = found.load()
-        if isinstance(target, typer.Typer):
-            return get_command(target)
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(extra.name)(cast("Callable[..., Any]", target))
-        return get_command(alone)
+        if not isinstance(target, typer.Typer):
+            function = cast("Callable[..., Any]", target)
+            target = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            target.command(extra.name)(function)
+        real: Any = get_command(target)
+        if not real.epilog and "Examples" not in (real.help or ""):
+            real.epilog = epilog(extra.examples)
+        return real
 
 
 def _entry_point(extra: Extra) -> EntryPoint | None:

@@ -60,7 +60,7 @@ class FileFormat(StrEnum):
         "dmesr-cli items import films.csv --id movieId --attribute title --attribute genres --split '|'",
         "dmesr-cli items import shop.parquet --id sku --attribute name=product --picture photo --picture-root img/",
         "dmesr-cli items import part-*.jsonl --keep-pictures --rejects rejected.jsonl",
-        "dmesr-cli items import --dataset movielens --data ml-latest-small/",
+        "dmesr-cli items import --dataset movielens --data downloads/",
     ],
 )
 def import_(
