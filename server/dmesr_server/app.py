@@ -46,6 +46,8 @@ from dmesr_server.api.parts import Parts
 from dmesr_server.api.recommendations import RecommendationServicer
 from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
+from dmesr_server.enrichment import describers
+from dmesr_server.errors import ServiceError
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.loop import ServingLoop
@@ -81,6 +83,7 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
     )
     stopping = _stop_signal()
     _check_address(config.server)
+    _check_describer(config)
     parts = await asyncio.to_thread(_parts, config)
     try:
         server, health = _server(parts)
@@ -175,6 +178,15 @@ def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
     return server, health
 
 
+def _check_describer(config: Config) -> None:
+    name = config.enrichment.describer
+    if name != describers.IMPORT:
+        try:
+            describers.create(name, config.enrichment)
+        except ServiceError as error:
+            raise StartError(f"enrichment.describer: {error.message}") from error
+
+
 def _check_address(config: ServerConfig) -> None:
     """Binds the address once by hand: the kernel's reason is clearer than gRPC's."""
     try:
@@ -246,13 +258,13 @@ def _stop_signal() -> asyncio.Event:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def stop(number: int) -> None:
+    def interrupt() -> None:
         if stopping.is_set():
-            os._exit(128 + number)  # asked twice: now. The enricher ends with its pipe.
+            os._exit(130)  # Ctrl-C a second time: now. The enricher ends with its pipe.
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     return stopping
 
 
@@ -268,5 +280,8 @@ async def _until_stopped(stopping: asyncio.Event, background: Sequence[asyncio.T
 async def _catch_up(parts: Parts) -> None:
     """Enriches what a process that was killed between an upsert and its job left behind."""
     for catalog in await asyncio.to_thread(parts.control.catalogs.list):
-        if await asyncio.to_thread(parts.auto_enrichment.has_work, catalog.name):
-            await parts.auto_enrichment.ensure(catalog.name)
+        try:
+            if await asyncio.to_thread(parts.auto_enrichment.has_work, catalog.name):
+                await parts.auto_enrichment.ensure(catalog.name)
+        except ServiceError as error:
+            _LOG.warning("automatic enrichment of %s cannot be checked: %s", catalog.name, error.message)

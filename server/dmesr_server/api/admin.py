@@ -40,6 +40,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def __init__(self, parts: Parts):
         self._parts = parts
         self._control = parts.control
+        # "import" stands for whatever was brought in: what that was, its recipe says.
+        configured = parts.config.enrichment
+        self._describer_is_mllm = (
+            configured.describer != describers.IMPORT and describers.create(configured.describer, configured).is_mllm
+        )
         self._packages = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
 
     async def CreateCatalog(self, request: pb.CreateCatalogRequest, context: _Context) -> pb.CreateCatalogResponse:
@@ -96,7 +101,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             schema_version=SCHEMA_VERSION,
             limits=translation.limits(config.limits),
             describer=config.enrichment.describer,
-            describer_is_mllm=describers.create(config.enrichment.describer, config.enrichment).is_mllm,
+            describer_is_mllm=self._describer_is_mllm,
             encoder=config.enrichment.encoder.model,
             auto_enrich=config.enrichment.auto,
             live_enrichers=len(self._control.leases.live("enricher:")),

@@ -8,7 +8,8 @@ from collections import defaultdict
 
 from dmesr_server.config import Config
 from dmesr_server.control import Control
-from dmesr_server.enrichment import jobs
+from dmesr_server.enrichment import estimating, jobs
+from dmesr_server.enrichment.specs import JobSpec
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
 
@@ -42,6 +43,17 @@ class AutoEnrichment:
                 _LOG.warning("automatic enrichment of %s did not start: %s", catalog, error.message)
                 return
             self._seen[catalog] = now
+
+    def has_work(self, catalog: str) -> bool:
+        """True when an item of the catalog lacks a description or a vector. Blocks while it looks at every item."""
+        found = estimating.estimate(
+            control=self._control,
+            config=self._config,
+            catalog=self._store.catalog(catalog),
+            name=catalog,
+            spec=JobSpec(),
+        )
+        return any(work.to_describe or work.to_encode for work in found.routes)
 
     def _start(self, catalog: str) -> None:
         jobs.ensure_auto_job(control=self._control, store=self._store, config=self._config, catalog=catalog)

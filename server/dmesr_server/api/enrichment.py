@@ -13,7 +13,7 @@ from grpc.aio import ServicerContext
 from dmesr_server.api import job_translation, translation, validation
 from dmesr_server.api.parts import Parts
 from dmesr_server.control import JobRow
-from dmesr_server.enrichment import imports, jobs, rendering, routes
+from dmesr_server.enrichment import estimating, imports, jobs, rendering, routes
 from dmesr_server.store import DescriptionRow
 
 _Context = ServicerContext[Any, Any]
@@ -31,6 +31,10 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
     async def StartJob(self, request: pb.StartJobRequest, context: _Context) -> pb.StartJobResponse:
         """Starts a job."""
         return await asyncio.to_thread(self._start, request)
+
+    async def EstimateJob(self, request: pb.EstimateJobRequest, context: _Context) -> pb.EstimateJobResponse:
+        """Tells what a job would do and cost."""
+        return await asyncio.to_thread(self._estimate, request)
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: _Context) -> pb.RetryJobResponse:
         """Starts a job with the settings of an ended one."""
@@ -87,6 +91,17 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
             request_id=validation.request_id(request.request_id),
         )
         return pb.StartJobResponse(job=job_translation.job(job))
+
+    def _estimate(self, request: pb.EstimateJobRequest) -> pb.EstimateJobResponse:
+        row, catalog = self._parts.catalog(request.catalog)
+        found = estimating.estimate(
+            control=self._control,
+            config=self._parts.config,
+            catalog=catalog,
+            name=row.name,
+            spec=job_translation.job_spec(request.spec, self._limits),
+        )
+        return job_translation.estimate(found)
 
     def _retry(self, request: pb.RetryJobRequest) -> pb.RetryJobResponse:
         validation.required(job_id=request.job_id)

@@ -8,6 +8,7 @@ from dmesr_server.api import translation, validation
 from dmesr_server.config import LimitsConfig
 from dmesr_server.control import JobRow
 from dmesr_server.enrichment import routes
+from dmesr_server.enrichment.estimating import Estimate
 from dmesr_server.enrichment.specs import JobSpec
 from dmesr_server.store import DescriptionRow, StoredItem
 
@@ -26,6 +27,27 @@ def job_spec(wire: pb.JobSpec, limits: LimitsConfig) -> JobSpec:
         describer=wire.describer,
         encoder=wire.encoder,
         retry_failed=wire.retry_failed,
+    )
+
+
+def estimate(found: Estimate) -> pb.EstimateJobResponse:
+    """What a job would do."""
+    return pb.EstimateJobResponse(
+        items=found.items,
+        routes=[
+            pb.RouteEstimate(
+                route=work.route,
+                applicable=work.applicable,
+                reused=work.reused,
+                to_describe=work.to_describe,
+                to_encode=work.to_encode,
+            )
+            for work in found.routes
+        ],
+        seconds=found.seconds,
+        tokens=found.tokens,
+        store_bytes=found.store_bytes,
+        basis=found.basis,
     )
 
 

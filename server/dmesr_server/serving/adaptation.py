@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Adaptation:
         self._owner = owner
         self._adapted: dict[ModelKey, _Inputs] = {}
         self._faults: dict[ModelKey, _Fault] = {}
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Makes a step that is under way end soon. From any thread."""
+        self._stopping.set()
 
     def step(self) -> bool:
         """Brings every live model up to date; True when one of them changed."""
@@ -78,6 +84,8 @@ class Adaptation:
             return False
         try:
             changed = self._adapt(row)
+        except _Stopped:
+            return False
         except ServiceError as error:
             self._failed(row, error)
             return False
@@ -121,7 +129,8 @@ class Adaptation:
         if lease is None:
             return False  # another process is at it
         try:
-            run = _Run(self._control, catalog, key, load(Path(row.artefact_path), verify_checksums=False), lease)
+            artefact = load(Path(row.artefact_path), verify_checksums=False)
+            run = _Run(self._control, catalog, key, artefact, lease, self._stopping)
             written, deleted = run.execute(threads=self._config.tower_threads)
             if row.state == "ADAPTING":
                 self._control.models.set_state(key.catalog, key.name, key.version, "READY")
@@ -133,10 +142,23 @@ class Adaptation:
         return bool(written or deleted or row.state == "ADAPTING")
 
 
+class _Stopped(Exception):  # noqa: N818: no error
+    """The process is about to end; what was written stays, the next pass goes on from there."""
+
+
 class _Run:
     """One pass over one model, under its lease."""
 
-    def __init__(self, control: Control, catalog: CatalogStore, key: ModelKey, artefact: Artefact, lease: Lease):
+    def __init__(
+        self,
+        control: Control,
+        catalog: CatalogStore,
+        key: ModelKey,
+        artefact: Artefact,
+        lease: Lease,
+        stopping: threading.Event,
+    ):
+        self._stopping = stopping
         self._control = control
         self._catalog = catalog
         self._key = key
@@ -170,8 +192,8 @@ class _Run:
             for item_id, hashes in self._catalog.embeddings(recipe_id).hashes().items():
                 own = [hashes.get(source) for source in self._sources]
                 if any(own):
-                    digests[item_id] = input_hash(self._sources, own)
-        nothing = input_hash(self._sources, [None] * len(self._sources))
+                    digests[item_id] = input_hash(self._artefact, own)
+        nothing = input_hash(self._artefact, [None] * len(self._sources))
         for item_id in self._artefact.learned.ids_with_part():
             digests.setdefault(item_id, nothing)
         # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
@@ -193,14 +215,19 @@ class _Run:
         return made_NV
 
     def _renew(self) -> None:
-        """Before each write: still ours, and still wanted."""
+        """Before each write: still wanted, and still ours."""
+        if self._stopping.is_set():
+            raise _Stopped
         self._control.models.resolve(self._key.catalog, self._key.ref)  # raises when it was deleted
         self._lease = self._control.leases.renew(self._lease)
 
 
-def input_hash(sources: Sequence[str], hashes: Sequence[str | None]) -> str:
-    """The hash of what an item's vector is made from: its declared sources' own hashes."""
-    return hashlib.sha256(json.dumps(list(zip(sources, hashes, strict=True))).encode()).hexdigest()
+def input_hash(artefact: Artefact, hashes: Sequence[str | None]) -> str:
+    """The hash of what an item's vector is made from: the model, and the hash of each declared source.
+
+    The model is part of it because names come again: a catalog that is dropped and made anew counts from version 1.
+    """
+    return hashlib.sha256(json.dumps([artefact.digest, *hashes]).encode()).hexdigest()
 
 
 def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -163,7 +163,13 @@ class LiveModels:
         if version == served.table_version:
             return
         index = _read_index(table, served.artefact.learned)
-        self._swap(key, lambda current: replace(current, index=index, table_version=version))
+        # Another thread may have read a newer version meanwhile.
+        self._swap(
+            key,
+            lambda current: (
+                current if current.table_version > version else replace(current, index=index, table_version=version)
+            ),
+        )
 
     def _table(self, key: ModelKey, vector_dim: int) -> AdaptedTable:
         return self._store.catalog(key.catalog).adapted(key.ref, vector_dim)

@@ -75,7 +75,8 @@ class ServingLoop:
         self, name: str, work: Callable[[], None], seconds: float, *, wanted: asyncio.Event | None = None
     ) -> None:
         faults = 0
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"dmesr-{name}") as thread:
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"dmesr-{name}")
+        try:
             while True:
                 started = time.monotonic()
                 if wanted is not None:
@@ -95,3 +96,7 @@ class ServingLoop:
                 else:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(wanted.wait(), timeout=max(delay, 0))
+        finally:
+            # Not on this thread: calls in flight are being drained meanwhile.
+            self._adaptation.stop()
+            await asyncio.to_thread(thread.shutdown)
