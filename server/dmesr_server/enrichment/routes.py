@@ -17,11 +17,14 @@ TEXT = "text"
 IMAGE = "image"
 HYBRID = "hybrid"
 
-#: The routes that are described, in the order in which they are listed.
+#: Where text and picture support each other and where they differ: the prompt of the baseline X-REFLECT.
+REFLECT = "reflect"
+
+#: The routes that are described when a job names none, in the order in which they are listed.
 ROUTES: tuple[str, ...] = (TEXT, IMAGE, HYBRID)
 
-_NEEDS_TEXT = frozenset({TEXT, HYBRID})
-_NEEDS_PICTURE = frozenset({IMAGE, HYBRID})
+_NEEDS_TEXT = frozenset({TEXT, HYBRID, REFLECT})
+_NEEDS_PICTURE = frozenset({IMAGE, HYBRID, REFLECT})
 
 
 def needs_text(route: str) -> bool:
@@ -79,7 +82,7 @@ def is_stale(item: StoredItem, route: str, made_from: str) -> bool:
 
 
 def checked(routes: Sequence[str], known: Sequence[str] = ROUTES) -> tuple[str, ...]:
-    """The routes asked for, each once, in the usual order; all of the known ones when none is asked for.
+    """The routes asked for, each once, in the usual order; the paper's, as far as known, when none is asked for.
 
     Raises:
         ServiceError: UNKNOWN_ROUTE.
@@ -93,4 +96,5 @@ def checked(routes: Sequence[str], known: Sequence[str] = ROUTES) -> tuple[str, 
                 route=route[:100],
                 known=", ".join(known),
             )
-    return tuple(route for route in known if not routes or route in routes)
+    wanted = routes or ROUTES
+    return tuple(route for route in known if route in wanted)

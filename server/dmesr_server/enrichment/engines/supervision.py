@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from dmesr_server.config import MllmConfig
 from dmesr_server.errors import ServiceError
@@ -32,51 +33,37 @@ class SupervisedEngine:
         """
         self.engine = engine
         self._config = config
-        self._lock = asyncio.Lock()
         self._up = False
         self._started_before = False
         self._failures = 0  # deaths and failed restarts since something was generated last
         self._active = 0
         self._idle_since = time.monotonic()
+        self._bringing_up: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts the engine when it is not up.
+        """Starts the engine when it is not up. A caller that is cancelled leaves the start to the others.
 
         Raises:
             ServiceError: DESCRIBER_UNAVAILABLE when it does not start, or has died too often.
         """
-        async with self._lock:
-            while not self._up:
-                if self._failures > self._config.restarts:
-                    raise self._given_up()
-                if self._failures:
-                    await self._back_off()
-                try:
-                    await self.engine.start()
-                except ServiceError as error:
-                    if not self._started_before:
-                        raise  # what never ran will not run by being asked again
-                    self._failures += 1
-                    _LOG.warning("the engine %s did not start again: %s", self.engine.name, error.message)
-                    if self._failures > self._config.restarts:
-                        raise
-                    continue
-                self._up = self._started_before = True
-                self._idle_since = time.monotonic()
-                if self._watching is None and self._config.idle_seconds:
-                    self._watching = asyncio.create_task(self._unload_when_idle())
+        if self._up:
+            return
+        if self._bringing_up is None:
+            self._bringing_up = asyncio.create_task(self._bring_up())
+            self._bringing_up.add_done_callback(self._brought_up)
+        await asyncio.shield(self._bringing_up)
 
     async def stop(self) -> None:
         """Unloads the engine; the next call starts it again."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
-            await asyncio.wait([watching])
-        async with self._lock:
-            self._up = False
-            self._failures = 0
-            await self.engine.stop()
+        for task in (self._watching, self._bringing_up):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._watching = None
+        self._up = False
+        self._failures = 0
+        await self.engine.stop()
 
     async def generate(self, turns: Sequence[Turn], *, sampling: Sampling) -> Generation:
         """As :meth:`Engine.generate`, from an engine that is started first where need be.
@@ -110,6 +97,32 @@ class SupervisedEngine:
             self._failures += 1
             _LOG.warning("the engine %s died: %s", self.engine.name, error)
 
+    async def _bring_up(self) -> None:
+        while not self._up:
+            if self._failures > self._config.restarts:
+                raise self._given_up()
+            if self._failures:
+                await self._back_off()
+            try:
+                await _to_its_end(self.engine.start())
+            except ServiceError as error:
+                if not self._started_before:
+                    raise  # what never ran will not run by being asked again
+                self._failures += 1
+                _LOG.warning("the engine %s did not start again: %s", self.engine.name, error.message)
+                if self._failures > self._config.restarts:
+                    raise
+                continue
+            self._up = self._started_before = True
+            self._idle_since = time.monotonic()
+            if self._watching is None and self._config.idle_seconds:
+                self._watching = asyncio.create_task(self._unload_when_idle())
+
+    def _brought_up(self, task: asyncio.Task[None]) -> None:
+        self._bringing_up = None
+        if not task.cancelled():
+            task.exception()  # seen, also where every caller has gone
+
     async def _back_off(self) -> None:
         seconds = min(self._config.restart_seconds * 2 ** (self._failures - 1), _MAX_BACK_OFF_SECONDS)
         _LOG.info("the engine %s is started again in %.1f s", self.engine.name, seconds)
@@ -127,14 +140,22 @@ class SupervisedEngine:
 
     async def _unload_when_idle(self) -> None:
         limit = self._config.idle_seconds
-        while True:
-            await asyncio.sleep(max(0.05, self._idle_since + limit - time.monotonic()))
-            if self._active or time.monotonic() < self._idle_since + limit:
-                continue
-            async with self._lock:
-                if self._up and not self._active:
-                    _LOG.info("the engine %s is unloaded after %.0f s without work", self.engine.name, limit)
-                    self._up = False
-                    await self.engine.stop()
-            self._watching = None
-            return
+        while self._active or time.monotonic() < self._idle_since + limit:  # noqa: ASYNC110 - time passes, nothing tells
+            await asyncio.sleep(limit if self._active else self._idle_since + limit - time.monotonic())
+        self._watching = None
+        if self._up:
+            _LOG.info("the engine %s is unloaded after %.0f s without work", self.engine.name, limit)
+            self._up = False
+            await _to_its_end(self.engine.stop())
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits what cannot be broken off half-way, such as loading a model; being cancelled waits for its end."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
