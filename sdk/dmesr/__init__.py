@@ -79,7 +79,8 @@ from dmesr.errors import (
     Violation,
     WrongJobState,
 )
-from dmesr.items import KEEP_PICTURE, DeleteSummary, Item, ItemsFound
+from dmesr.item import KEEP_PICTURE, Item
+from dmesr.items import DeleteSummary, ItemsFound
 from dmesr.jobs import Job, JobState, JobStatus, RouteProgress
 from dmesr.models import Model, ModelState
 from dmesr.pins import Pin

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import math
-import numbers
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -12,22 +10,17 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Mapping,
-    Sequence,
 )
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import Enum
-from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass
 
 from dmesr.arguments import cut, id_list, one_id, positive, utf8_bytes
-from dmesr.bridge import EventLoopThread, in_chunks, notify
-from dmesr.errors import InvalidInput, ItemNotFound
-from dmesr.pictures import PictureUpload
-from dmesr.rows import Problem, RejectedRow, RowCounter, UpsertSummary, to_time
+from dmesr.bridge import EventLoopThread, notify
+from dmesr.errors import ItemNotFound
+from dmesr.item import Item
+from dmesr.rows import RejectedRow, RowCounter, UpsertSummary, to_time
 from dmesr.transport import Rpc, Transport
+from dmesr.upserts import UpsertBatches
 from dmesr.v1 import items_pb2
 
 UPSERT = Rpc("ItemService/UpsertItems", items_pb2.UpsertItemsRequest, items_pb2.UpsertItemsResponse)
@@ -38,49 +31,6 @@ GET_PICTURE = Rpc("ItemService/GetPicture", items_pb2.GetPictureRequest, items_p
 
 # One answer holds whole items; this keeps it well below what a process should have to take at once.
 _GET_ITEMS_PER_CALL = 1_000
-
-
-class KeepPicture(Enum):
-    """The type of :data:`KEEP_PICTURE`."""
-
-    KEEP_PICTURE = "keep"
-
-
-#: As an item's picture: keep whatever picture the item has on the server.
-KEEP_PICTURE: Final = KeepPicture.KEEP_PICTURE
-
-Scalar: TypeAlias = str | int | float | bool
-AttributeValue: TypeAlias = Scalar | Sequence[Scalar]
-Picture: TypeAlias = Path | bytes | str | Literal[KeepPicture.KEEP_PICTURE] | None
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item of the catalogue.
-
-    Attributes:
-        item_id: The caller's own id, unique within the catalog.
-        attributes: What is known about the item, in the order in which prompts tell it. Numbers travel as their
-            decimal text; None and NaN mean that the item has no such attribute. After reading: name to list of text.
-        picture: A `Path` or `bytes` is uploaded, if the server lacks it. Text is "sha256:HEX" of a picture on the
-            server, or else a URI that the *server* reads. `KEEP_PICTURE` leaves the picture as it is; None takes it
-            away. After reading: "sha256:HEX" or None.
-        update_time: When the item last changed. Set by the server.
-    """
-
-    item_id: str
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-    picture: Picture = None
-    update_time: datetime | None = None
-
-    @property
-    def title(self) -> str:
-        """The first value of "title" or else "name"; the id where the item has neither."""
-        for name in ("title", "name"):
-            values = _texts(self.attributes.get(name))
-            if values:
-                return values[0]
-        return self.item_id
 
 
 @dataclass(frozen=True)
@@ -99,65 +49,6 @@ class DeleteSummary:
     missing: tuple[str, ...]  # the ids that no item had
 
 
-def _texts(value: object) -> list[str]:
-    """The values of one attribute as text.
-
-    Raises:
-        TypeError: A value is neither text, number nor truth value.
-    """
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray):
-        return [text for element in value if (text := _text(element)) is not None]
-    text = _text(value)
-    return [] if text is None else [text]
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return None
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):  # NumPy's, without importing it
-        return "true" if value else "false"
-    if isinstance(value, numbers.Real):
-        return None if math.isnan(value) else str(value)
-    raise TypeError(type(value).__name__)
-
-
-def _to_wire(item: Item, picture: items_pb2.PictureRef | None) -> items_pb2.Item | RejectedRow:
-    if not isinstance(item.item_id, str):
-        kind = type(item.item_id).__name__
-        return RejectedRow(
-            str(item.item_id),
-            "INVALID_ITEM_ID",
-            f"the item id {item.item_id!r} is of type {kind}; expected text: pass {str(item.item_id)!r}",
-            {"item_id": str(item.item_id), "type": kind},
-        )
-    attributes: list[items_pb2.Attribute] = []
-    for name, value in item.attributes.items():
-        try:
-            if values := _texts(value):
-                attributes.append(items_pb2.Attribute(name=name, values=values))
-        except (TypeError, UnicodeEncodeError) as error:
-            return RejectedRow(
-                item.item_id,
-                "INVALID_ATTRIBUTE",
-                f"attribute {name!r} of item {item.item_id!r} cannot be sent ({error}); a name is text, a value is "
-                "text, a number, a truth value or a list of these",
-                {"item_id": item.item_id, "attribute": str(name), "error": str(error)},
-            )
-    try:
-        return items_pb2.Item(item_id=item.item_id, attributes=attributes, picture=picture)
-    except UnicodeEncodeError as error:
-        return RejectedRow(
-            ascii(item.item_id),
-            "INVALID_ITEM_ID",
-            f"the item id {item.item_id!a} is no valid Unicode text ({error.reason}); correct it",
-            {"item_id": ascii(item.item_id), "error": error.reason},
-        )
-
-
 def _from_wire(item: items_pb2.Item) -> Item:
     return Item(
         item_id=item.item_id,
@@ -165,70 +56,6 @@ def _from_wire(item: items_pb2.Item) -> Item:
         picture=f"sha256:{item.picture.sha256}" if item.picture.sha256 else None,
         update_time=to_time(item.update_time),
     )
-
-
-class _UpsertBatches:
-    """Turns the user's items into messages: pictures settled, each message below the limit."""
-
-    def __init__(self, transport: Transport, catalog: str, counter: RowCounter) -> None:
-        self._transport = transport
-        self._catalog = catalog
-        self._counter = counter
-        self._pictures = PictureUpload(transport, catalog)
-
-    async def messages(
-        self, items: Iterable[Item | RejectedRow] | AsyncIterable[Item | RejectedRow], batch_size: int
-    ) -> AsyncGenerator[tuple[items_pb2.UpsertItemsRequest, Literal[True] | None], None]:
-        limits = await self._transport.limits()
-        max_bytes = await self._transport.message_bytes()
-        size = min(batch_size, limits.max_items_per_batch, limits.max_ids_per_call)
-        async with aclosing(in_chunks(items, size)) as chunks:
-            async for chunk in chunks:
-                rows = await self._rows(chunk, max_bytes)
-                for batch in cut(rows, bytes_of=items_pb2.Item.ByteSize, max_count=size, max_bytes=max_bytes):
-                    yield items_pb2.UpsertItemsRequest(catalog=self._catalog, items=batch), True
-
-    async def _rows(self, chunk: Sequence[Item | RejectedRow], max_bytes: int) -> list[items_pb2.Item]:
-        items: list[Item] = []
-        for element in chunk:
-            if isinstance(element, RejectedRow):
-                self._counter.reject(element)
-            elif isinstance(element, Item):
-                items.append(element)
-            else:
-                raise InvalidInput(f"expected items of type dmesr.Item, got {type(element).__name__}: {element!r:.80}")
-        uploads = {n: item.picture for n, item in enumerate(items) if isinstance(item.picture, Path | bytes)}
-        settled = await self._pictures.settle(uploads) if uploads else {}
-        rows: list[items_pb2.Item] = []
-        for position, item in enumerate(items):
-            row = _to_wire(item, self._reference(item, settled.get(position)))
-            if isinstance(row, items_pb2.Item):
-                row_bytes = row.ByteSize()
-                if row_bytes <= max_bytes:
-                    rows.append(row)
-                    continue
-                row = RejectedRow(
-                    item.item_id if len(item.item_id) < 1_000 else f"{item.item_id[:1_000]}…",
-                    "ATTRIBUTES_TOO_LARGE",
-                    f"the item has {row_bytes} bytes of id and attributes; one message takes {max_bytes}: shorten it",
-                    {"size_bytes": str(row_bytes), "max_bytes": str(max_bytes)},
-                )
-            self._counter.reject(row)
-        return rows
-
-    def _reference(self, item: Item, settled: str | Problem | None) -> items_pb2.PictureRef | None:
-        match item.picture:
-            case KeepPicture.KEEP_PICTURE:
-                return items_pb2.PictureRef(keep=True)
-            case str(text) if text.startswith("sha256:"):
-                return items_pb2.PictureRef(sha256=text.removeprefix("sha256:"))
-            case str(uri):
-                return items_pb2.PictureRef(uri=uri)
-        if isinstance(settled, Problem):
-            metadata = {"item_id": str(item.item_id), **settled.metadata}
-            self._counter.reject_picture(RejectedRow(str(item.item_id), settled.reason, settled.message, metadata))
-            return None
-        return items_pb2.PictureRef(sha256=settled) if settled is not None else None
 
 
 class AsyncItems:
@@ -248,7 +75,7 @@ class AsyncItems:
         """Inserts or replaces items. A plain iterable that is no list runs in a worker thread, as it may block."""
         positive(batch_size, name="batch_size")
         counter = RowCounter()
-        messages = _UpsertBatches(self._transport, self._catalog, counter).messages(items, batch_size)
+        messages = UpsertBatches(self._transport, self._catalog, counter).messages(items, batch_size)
         async with aclosing(self._transport.exchange(UPSERT, messages)) as answers:
             async for _, answer in answers:
                 counter.count(answer.results)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from dmesr.errors import InvalidInput
 from dmesr.files import UNREADABLE_ROW, Format, Row, read_rows, rejected
-from dmesr.items import Item, Picture, Scalar
+from dmesr.item import Item, Picture, Scalar
 from dmesr.rows import RejectedRow
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import random
 import tracemalloc
@@ -15,6 +16,7 @@ import dmesr.aio
 import numpy as np
 import pytest
 from dmesr import Item, RejectedRow
+from PIL import Image
 from running_server import RunningServer
 
 Png = Callable[..., bytes]
@@ -112,6 +114,7 @@ def test_bad_rows_are_rejected_alone(films: dmesr.Client):
             Item("\ud800"),
             Item(7, {"title": "number"}),  # type: ignore[arg-type]
             Item("unnamed", {"": "x"}),
+            Item("listed", ["title"]),  # type: ignore[arg-type]
             RejectedRow("file-row", "UNREADABLE_ROW", "row 3 of a.csv: it is no JSON"),
             Item("also good", {"title": "G"}),
         ]
@@ -129,6 +132,7 @@ def test_bad_rows_are_rejected_alone(films: dmesr.Client):
             ("'\\ud800'", "INVALID_ITEM_ID"),
             ("7", "INVALID_ITEM_ID"),
             ("unnamed", "INVALID_ATTRIBUTE"),
+            ("listed", "INVALID_ATTRIBUTE"),
             ("file-row", "UNREADABLE_ROW"),
         ]
     )
@@ -161,11 +165,7 @@ def test_pictures_travel_once_and_only_where_missing(films: dmesr.Client, png: P
 
 
 def test_a_picture_of_many_chunks(films: dmesr.Client):
-    from PIL import Image
-
     noise = random.Random(0).randbytes(1_300 * 1_200 * 3)
-    import io
-
     buffer = io.BytesIO()
     Image.frombytes("RGB", (1_300, 1_200), noise).save(buffer, "PNG")
     data = buffer.getvalue()
@@ -189,10 +189,11 @@ def test_a_bad_picture_costs_only_itself(films: dmesr.Client, png: Png, tmp_path
             Item("unknown", picture="sha256:" + "0" * 64),
             Item("malformed", picture="sha256:12"),
             Item("elsewhere", picture="file:///etc/passwd"),
+            Item("number", picture=7),  # type: ignore[arg-type]
             Item("good", picture=png("red")),
         ]
     )
-    assert (summary.inserted, summary.rejected) == (11, ())
+    assert (summary.inserted, summary.rejected) == (12, ())
     assert {row.item_id: row.reason for row in summary.picture_problems} == {
         "none": "PICTURE_FILE_NOT_FOUND",
         "folder": "PICTURE_FILE_NOT_FOUND",
@@ -204,6 +205,7 @@ def test_a_bad_picture_costs_only_itself(films: dmesr.Client, png: Png, tmp_path
         "unknown": "PICTURE_NOT_FOUND",
         "malformed": "INVALID_FIELD",
         "elsewhere": "PICTURE_URI_NOT_ALLOWED",
+        "number": "PICTURE_UNREADABLE",
     }
     assert [item.item_id for item in films.items.list() if item.picture] == ["good"]
 
