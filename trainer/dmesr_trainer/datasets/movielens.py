@@ -98,7 +98,9 @@ class MovieLensDataset:
     def _poster_paths(self) -> dict[str, Path]:
         if self._posters is None:
             return {}
-        there = {path.stem: path for path in self._posters.iterdir() if path.suffix.lower() in (".jpg", ".png", ".webp")}
+        there = {
+            path.stem: path for path in self._posters.iterdir() if path.suffix.lower() in (".jpg", ".png", ".webp")
+        }
         with (self._folder / "links.csv").open(newline="", encoding="utf-8") as file:
             named = ((row["movieId"], f"tt{row['imdbId']}") for row in csv.DictReader(file))
             return {film: there[imdb] for film, imdb in named if imdb in there}
