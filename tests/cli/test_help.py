@@ -147,3 +147,24 @@ def test_shell_completion_script():
     shown = _run("--show-completion", "bash")
     assert shown.returncode == 0
     assert "_DMESR_CLI_COMPLETE" in shown.stdout
+
+
+def test_importing_the_command_line_is_light():
+    shown = _run(code="import dmesr.cli.app, sys; print(*sys.modules)")
+    assert {"pyarrow", "numpy", "torch", "rich.progress", "rich.table"} & set(shown.stdout.split()) == set()
+
+
+def test_a_fault_of_the_command_line_is_one_line_and_its_place_is_shown_on_demand(monkeypatch: pytest.MonkeyPatch):
+    code = (
+        "import sys; from dmesr.cli import doctor, main\n"
+        "def broken(ctx, store): raise RuntimeError('of all things')\n"
+        "doctor._checks = broken\n"
+        "sys.exit(main(['doctor']))"
+    )
+    told = _run(code=code)
+    assert (told.returncode, told.stdout) == (1, "")
+    (line,) = told.stderr.splitlines()
+    assert "RuntimeError: of all things" in line
+    assert "DMESR_DEBUG=1" in line
+    monkeypatch.setenv("DMESR_DEBUG", "1")
+    assert "Traceback" in _run(code=code).stderr
