@@ -81,6 +81,17 @@ def clean(text: str) -> str:
     return _unquoted(" ".join(text.split()))
 
 
+def points(text: str) -> str:
+    """The points of a review, one on a line, without thinking, markdown and tags."""
+    text = _TAGS.sub(" ", _THINKING.sub(" ", text))
+    text = "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+    for pattern in (_HEADING, _RULE, _QUOTE_LINE):
+        text = pattern.sub("", text)
+    text = _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", text))
+    lines = (" ".join(line.split()) for line in _BULLET.sub("- ", text).splitlines())
+    return "\n".join(line for line in lines if line and line != "-")
+
+
 def whole_sentences(text: str) -> str:
     """A text that was cut at the limit of tokens, without its last, broken sentence, where enough is left."""
     ends = list(_SENTENCE_END.finditer(text))

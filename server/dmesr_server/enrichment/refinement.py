@@ -42,13 +42,6 @@ _FUNCTION_WORDS = frozenset(
 
 
 @dataclass(frozen=True)
-class Usable:
-    """An answer that the guard let through; None as text where every attempt was unusable."""
-
-    text: str | None
-
-
-@dataclass(frozen=True)
 class Refined:
     """The end of a refinement.
 
@@ -69,8 +62,8 @@ class Refined:
 
 #: Asks the model for points of a review: any answer, as it is.
 AskReview = Callable[[Sequence[Turn]], Awaitable[str]]
-#: Asks the model for a description.
-AskDescription = Callable[[Sequence[Turn]], Awaitable[Usable]]
+#: Asks the model for a description; None where every attempt was unusable.
+AskDescription = Callable[[Sequence[Turn]], Awaitable[str | None]]
 
 
 async def refine(
@@ -99,9 +92,9 @@ async def refine(
         if is_verdict(points):
             return Refined(text, number, VERDICT, draft_words, tuple(new_words))
         revision = await ask_description(prompts.revise(reviewed, points, domain=domain, language=language))
-        if revision.text is None:
+        if revision is None:
             return Refined(text, number, UNUSABLE_REVISION, draft_words, tuple(new_words))
-        text = revision.text
+        text = revision
         new = content_words(text) - said
         new_words.append(len(new))
         if len(new) < max(NEW_WORDS, NEW_SHARE * len(said)):

@@ -101,12 +101,14 @@ class PromptTooLong(EngineError):  # noqa: N818 - reads as what happened
     Attributes:
         expected: The most tokens that the prompt may have; 0 where the engine does not tell.
         actual: Those that it has; 0 where the engine does not tell.
+        picture: Those of `actual` that stand for pictures; 0 where the engine does not tell.
     """
 
-    def __init__(self, *, expected: int, actual: int):
+    def __init__(self, *, expected: int, actual: int, picture: int = 0):
         super().__init__(f"the prompt has {actual or 'too many'} tokens, at most {expected or '?'} fit the context")
         self.expected = expected
         self.actual = actual
+        self.picture = picture
 
 
 class PictureRejected(EngineError):  # noqa: N818 - reads as what happened
@@ -118,7 +120,7 @@ class RequestFailed(EngineError):  # noqa: N818 - reads as what happened
 
 
 class Engine(Protocol):
-    """Runs a multimodal LLM.
+    """Runs a multimodal LLM. `describers.create` makes one from an `EnrichmentConfig`.
 
     Until `start` nothing heavy may be loaded: the API process makes engines too, to learn `recipe_fields`.
     All calls come from one event loop.

@@ -132,9 +132,7 @@ class LoadedModel:
 
     def count(self, turns: Sequence[Turn]) -> TokenCount:
         """Tokens of a prompt."""
-        tokens = self._inputs([turns])["input_ids"][0]
-        marker = getattr(self._model.config, "image_token_id", None)
-        return TokenCount(total=len(tokens), picture=int((tokens == marker).sum()) if marker is not None else 0)
+        return self._counted(self._inputs([turns])["input_ids"][0])
 
     def run(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """The answers of a batch, or why there is none; where the batch cannot be run whole, in parts."""
@@ -147,12 +145,14 @@ class LoadedModel:
                 return [self.run([prompt])[0] for prompt in prompts]
             why = f"{type(error).__name__}: {error}"
             return [PictureRejected(why) if prompts[0].has_picture else RequestFailed(why)]
-        lengths = [int(length) for length in inputs["attention_mask"].sum(1)]
-        too_long = {index: self._too_long(prompts[index], length) for index, length in enumerate(lengths)}
-        if any(too_long.values()):
-            fitting = [prompt for index, prompt in enumerate(prompts) if too_long[index] is None]
+        said = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+        counts = [self._counted(row[attended]) for row, attended in said]
+        too_long = [self._too_long(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+        if any(too_long):
+            fitting = [prompt for prompt, refused in zip(prompts, too_long, strict=True) if refused is None]
             done = iter(self.run(fitting) if fitting else ())
-            return [too_long[index] or next(done) for index in range(len(prompts))]
+            return [refused or next(done) for refused in too_long]
+        lengths = [count.total for count in counts]
         try:
             return self._generate(prompts, inputs, lengths)
         except torch.OutOfMemoryError as error:
@@ -171,10 +171,16 @@ class LoadedModel:
                 return [EngineDown(f"{self.device} failed: {error}") for _ in prompts]
             return [RequestFailed(f"{type(error).__name__}: {error}") for _ in prompts]
 
-    def _too_long(self, prompt: Prompt, length: int) -> PromptTooLong | None:
-        if self._context_tokens is None or length + prompt.sampling.max_tokens <= self._context_tokens:
+    def _counted(self, tokens_T: Any) -> TokenCount:
+        marker = getattr(self._model.config, "image_token_id", None)
+        picture = int((tokens_T == marker).sum()) if marker is not None else 0
+        return TokenCount(total=len(tokens_T), picture=picture)
+
+    def _too_long(self, prompt: Prompt, count: TokenCount) -> PromptTooLong | None:
+        room = None if self._context_tokens is None else self._context_tokens - prompt.sampling.max_tokens
+        if room is None or count.total <= room:
             return None
-        return PromptTooLong(expected=self._context_tokens - prompt.sampling.max_tokens, actual=length)
+        return PromptTooLong(expected=room, actual=count.total, picture=count.picture)
 
     def _inputs(self, prompts: Sequence[Sequence[Turn]]) -> Any:
         with self._tokenizing:

@@ -101,10 +101,7 @@ class VllmEngine:
         if self._running is None:
             return None
         prompt = await self._rendered(turns)
-        pictures = (prompt.get("mm_placeholders") or {}).get("image", ())
-        return TokenCount(
-            total=len(prompt["prompt_token_ids"]), picture=sum(placeholder.length for placeholder in pictures)
-        )
+        return _count(prompt)
 
     async def _generate(self, turns: Sequence[Turn], sampling: Sampling) -> Generation:
         from vllm import SamplingParams
@@ -117,7 +114,7 @@ class VllmEngine:
             raise EngineDown("vLLM is not running")
         began = time.perf_counter()
         prompt = await self._rendered(turns)
-        self._check_length(len(prompt["prompt_token_ids"]), sampling.max_tokens)
+        self._check_length(_count(prompt), sampling.max_tokens)
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -174,10 +171,10 @@ class VllmEngine:
         rendered: Mapping[str, Any] = prompt
         return rendered
 
-    def _check_length(self, tokens: int, max_tokens: int) -> None:
-        room = (self.context_tokens or 0) - max_tokens
-        if self.context_tokens is not None and tokens > room:
-            raise PromptTooLong(expected=room, actual=tokens)
+    def _check_length(self, count: TokenCount, max_tokens: int) -> None:
+        if self.context_tokens is not None and count.total + max_tokens > self.context_tokens:
+            room = self.context_tokens - max_tokens
+            raise PromptTooLong(expected=room, actual=count.total, picture=count.picture)
 
     def _load(self) -> Any:
         environment = {
@@ -270,6 +267,12 @@ def _message(turn: Turn) -> dict[str, Any]:
         return {"role": turn.role, "content": turn.text}
     picture = {"type": "image_pil", "image_pil": turn.picture}
     return {"role": turn.role, "content": [picture, {"type": "text", "text": turn.text}]}
+
+
+def _count(prompt: Mapping[str, Any]) -> TokenCount:
+    pictures = (prompt.get("mm_placeholders") or {}).get("image", ())
+    picture = sum(placeholder.length for placeholder in pictures)
+    return TokenCount(total=len(prompt["prompt_token_ids"]), picture=picture)
 
 
 def _why(error: BaseException) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .loading import DONE, Prompts, load
+from .loading import DONE, ROUNDS, SINGLE, Prompts, load
 
-__all__ = ["DONE", "Prompts", "load"]
+__all__ = ["DONE", "ROUNDS", "SINGLE", "Prompts", "load"]
