@@ -31,8 +31,8 @@ from dmesr.v1 import (
     recommendations_pb2,
     recommendations_pb2_grpc,
 )
+from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from dmesr_server.api.admin import AdminServicer
@@ -84,6 +84,8 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
     stopping = _stop_signal()
     _check_address(config.server)
     _check_describer(config)
+    if ready_file is not None and not ready_file.parent.is_dir():
+        raise StartError(f"--ready-file: there is no folder {ready_file.parent}; make it first")
     parts = await asyncio.to_thread(_parts, config)
     try:
         server, health = _server(parts)
@@ -157,14 +159,15 @@ def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
             ("grpc.max_send_message_length", -1),  # held by the interceptor, with a reason
         ],
     )
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(parts), server)
-    embeddings_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(parts), server)
-    enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server(EnrichmentServicer(parts), server)
-    items_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(parts), server)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(parts), server)
-    recommendations_pb2_grpc.add_RecommendationServiceServicer_to_server(RecommendationServicer(parts), server)
+    registrar: Any = server  # the generated types know only the other kind of server
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(parts), registrar)
+    embeddings_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(parts), registrar)
+    enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server(EnrichmentServicer(parts), registrar)
+    items_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(parts), registrar)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(parts), registrar)
+    recommendations_pb2_grpc.add_RecommendationServiceServicer_to_server(RecommendationServicer(parts), registrar)
 
-    health = health_aio.HealthServicer()
+    health: Any = grpc_health.aio.HealthServicer()  # type: ignore[attr-defined]  # its types know no aio
     names = [
         service.full_name
         for file in (admin_pb2, embeddings_pb2, enrichment_pb2, items_pb2, models_pb2, recommendations_pb2)

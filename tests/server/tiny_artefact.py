@@ -68,6 +68,19 @@ def item_tower(sources: Sequence[str] = ("text", "image")) -> onnx.ModelProto:
     return _model(helper.make_graph(nodes, "item", inputs, [output], weights))
 
 
+def logarithmic_item_tower() -> onnx.ModelProto:
+    """An item tower that is sound on small numbers and answers NaN when a number of `text` is below -1."""
+    model = item_tower()
+    nodes = model.graph.node
+    first = next(node for node in nodes if node.op_type == "Mul")
+    first.input[0] = "logarithm"
+    nodes.insert(0, helper.make_node("Add", ["text", "one_float"], ["shifted"]))
+    nodes.insert(1, helper.make_node("Log", ["shifted"], ["logarithm"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one_float"))
+    onnx.checker.check_model(model)
+    return model
+
+
 def user_tower() -> onnx.ModelProto:
     def constant(name: str, values: Any, kind: Any) -> onnx.TensorProto:
         return numpy_helper.from_array(np.array(values, kind), name)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from dmesr.v1 import enrichment_pb2 as pb
-from dmesr.v1 import enrichment_pb2_grpc
+from dmesr.v1 import enrichment_pb2_grpc, items_pb2
 from grpc.aio import ServicerContext
 
 from dmesr_server.api import job_translation, translation, validation
@@ -78,7 +78,13 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         first: pb.ImportDescriptionsRequest | None = None
         async for request in request_iterator:
             first = first or request
-            yield await asyncio.to_thread(self._import, request, first)
+            answer = await asyncio.to_thread(self._import, request, first)
+            if validation.recipe_ref(first.recipe) == validation.DEFAULT_RECIPE and any(
+                result.outcome != items_pb2.ROW_OUTCOME_REJECTED for result in answer.results
+            ):
+                # Automatic jobs fill the recipe of that name: here they encode what was brought in.
+                await self._parts.auto_enrichment.ensure(validation.catalog_name(request.catalog or first.catalog))
+            yield answer
 
     def _start(self, request: pb.StartJobRequest) -> pb.StartJobResponse:
         row, _ = self._parts.catalog(request.catalog)

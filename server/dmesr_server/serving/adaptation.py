@@ -25,13 +25,13 @@ from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control, Lease, ModelRow
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving import towers
-from dmesr_server.serving.artefact import Artefact, LearnedItems, load
+from dmesr_server.serving.artefact import ITEM_TOWER, Artefact, LearnedItems, invalid, load
 from dmesr_server.serving.live import ModelKey
 from dmesr_server.store import AdaptedTable, CatalogStore, Store
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_ITEMS = 4_096
-_LEASE_SECONDS = 30.0
+_LEASE_SECONDS = 10.0  # a model whose process died is taken up by another, or the next one, after this long
 _LONGEST_DELAY = 60.0  # seconds between attempts after faults
 #: Faults that pass by themselves: the model is tried again and stays as it is.
 _PASSING = frozenset({"STORE_FULL", "STORE_UNAVAILABLE", "LEASE_LOST"})
@@ -47,6 +47,7 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Fault:
+    inputs: _Inputs | None  # None: not even these could be read
     attempts: int
     retry_at: float  # seconds, monotonic
 
@@ -79,28 +80,43 @@ class Adaptation:
 
     def _attempt(self, row: ModelRow) -> bool:
         key = ModelKey.of(row)
-        fault = self._faults.get(key)
-        if fault is not None and time.monotonic() < fault.retry_at:
-            return False
+        inputs: _Inputs | None = None
         try:
-            changed = self._adapt(row)
+            inputs = self._inputs(row)
+            if self._waits(key, inputs):
+                return False
+            changed = self._adapt(row, inputs)
         except _Stopped:
             return False
         except ServiceError as error:
-            self._failed(row, error)
+            if not self._waits(key, inputs):
+                self._failed(row, inputs, error)
             return False
         except Exception as error:
             _LOG.exception("adapting model %s of catalog %s failed", key.ref, key.catalog)
-            self._failed(row, ServiceError("INTERNAL", f"adapting {key.ref} failed: {type(error).__name__}"))
+            self._failed(row, inputs, ServiceError("INTERNAL", f"adapting {key.ref} failed: {type(error).__name__}"))
             return False
         self._faults.pop(key, None)
         return changed
 
-    def _failed(self, row: ModelRow, error: ServiceError) -> None:
+    def _inputs(self, row: ModelRow) -> _Inputs:
+        catalog = self._store.catalog(row.catalog)
+        return _Inputs(
+            embeddings=catalog.embeddings(row.recipe_id).version() if row.recipe_id else 0,
+            items=catalog.items.version(),
+        )
+
+    def _waits(self, key: ModelKey, inputs: _Inputs | None) -> bool:
+        """True when the same was tried and failed not long ago."""
+        fault = self._faults.get(key)
+        return fault is not None and fault.inputs == inputs and time.monotonic() < fault.retry_at
+
+    def _failed(self, row: ModelRow, inputs: _Inputs | None, error: ServiceError) -> None:
         key = ModelKey.of(row)
-        attempts = self._faults[key].attempts + 1 if key in self._faults else 1
+        before = self._faults.get(key)
+        attempts = before.attempts + 1 if before is not None and before.inputs == inputs else 1
         delay = min(_LONGEST_DELAY, self._config.poll_seconds * 2**attempts)
-        self._faults[key] = _Fault(attempts, time.monotonic() + delay)
+        self._faults[key] = _Fault(inputs, attempts, time.monotonic() + delay)
         _LOG.warning("model %s of catalog %s was not adapted: %s", key.ref, key.catalog, error.message)
         # A model that answers already keeps answering with what it has.
         if row.state == "ADAPTING" and error.reason not in _PASSING:
@@ -115,14 +131,15 @@ class Adaptation:
             except ServiceError as gone:  # deleted meanwhile
                 _LOG.info("model %s of catalog %s: %s", key.ref, key.catalog, gone.message)
 
-    def _adapt(self, row: ModelRow) -> bool:
+    def _adapt(self, row: ModelRow, inputs: _Inputs) -> bool:
+        """Brings one model up to date.
+
+        Args:
+            row: The model.
+            inputs: Read before its rows are: a write in between is then seen as a change the next time.
+        """
         key = ModelKey.of(row)
         catalog = self._store.catalog(key.catalog)
-        # Read before the rows are: a write in between is then seen as a change the next time.
-        inputs = _Inputs(
-            embeddings=catalog.embeddings(row.recipe_id).version() if row.recipe_id else 0,
-            items=catalog.items.version(),
-        )
         if row.state == "READY" and self._adapted.get(key) == inputs:
             return False
         lease = self._control.leases.acquire(key.lease, self._owner, _LEASE_SECONDS)
@@ -131,7 +148,8 @@ class Adaptation:
         try:
             artefact = load(Path(row.artefact_path), verify_checksums=False)
             run = _Run(self._control, catalog, key, artefact, lease, self._stopping)
-            written, deleted = run.execute(threads=self._config.tower_threads)
+            # Who publishes is told of an item that the tower cannot handle; later, one odd item must not stop the rest.
+            written, deleted = run.execute(threads=self._config.tower_threads, strict=row.state == "ADAPTING")
             if row.state == "ADAPTING":
                 self._control.models.set_state(key.catalog, key.name, key.version, "READY")
         finally:
@@ -142,7 +160,7 @@ class Adaptation:
         return bool(written or deleted or row.state == "ADAPTING")
 
 
-class _Stopped(Exception):  # noqa: N818: no error
+class _Stopped(Exception):  # noqa: N818
     """The process is about to end; what was written stays, the next pass goes on from there."""
 
 
@@ -167,8 +185,13 @@ class _Run:
         self._sources = [source.name for source in artefact.manifest.sources]
         self._table: AdaptedTable = catalog.adapted(key.ref, artefact.manifest.vector_dim)
 
-    def execute(self, *, threads: int) -> tuple[int, int]:
-        """Adapts what is new or changed and removes what is gone; returns how many of each."""
+    def execute(self, *, threads: int, strict: bool) -> tuple[int, int]:
+        """Adapts what is new or changed and removes what is gone; returns how many of each.
+
+        Args:
+            threads: Threads of one run of the tower.
+            strict: Fail on an item whose vector is not finite; otherwise it is left as it was and logged.
+        """
         wanted = self._wanted()
         have = self._table.input_hashes()
         todo = [item_id for item_id, digest in wanted.items() if have.get(item_id) != digest]
@@ -176,13 +199,30 @@ class _Run:
         if gone:
             self._renew()
             self._table.delete(gone)
+        written = 0
         if todo:
             tower = towers.load_item_tower(self._artefact, threads=threads)
             for chunk in _chunks(todo):
                 vectors_NV = self._vectors(tower, chunk)
+                sound_N = np.isfinite(vectors_NV).all(axis=1)
+                if not sound_N.all():
+                    self._odd(chunk, sound_N, strict=strict)
+                sound = [item_id for item_id, is_sound in zip(chunk, sound_N, strict=True) if is_sound]
                 self._renew()
-                self._table.upsert(chunk, vectors_NV, [wanted[item_id] for item_id in chunk])
-        return len(todo), len(gone)
+                if sound:
+                    self._table.upsert(sound, vectors_NV[sound_N], [wanted[item_id] for item_id in sound])
+                written += len(sound)
+        return written, len(gone)
+
+    def _odd(self, item_ids: Sequence[str], sound_N: np.ndarray, *, strict: bool) -> None:
+        odd = [item_id for item_id, is_sound in zip(item_ids, sound_N, strict=True) if not is_sound]
+        message = (
+            f"{ITEM_TOWER} answered with NaN or infinity for {len(odd)} items, first {odd[0]!r}: look at the item's "
+            "vectors, or export the model again"
+        )
+        if strict:
+            raise invalid(message, file=ITEM_TOWER, item_id=odd[0], items=len(odd))
+        _LOG.warning("model %s of catalog %s: %s", self._key.ref, self._key.catalog, message)
 
     def _wanted(self) -> dict[str, str]:
         """Each item that belongs in the index, with the hash of what its vector is made from."""

@@ -50,10 +50,10 @@ class ItemTower:
             present: For each source a bool [N].
 
         Returns:
-            float32 [N, V].
+            float32 [N, V]. Whether it is finite is for the caller to check: one odd item is no fault of the others.
 
         Raises:
-            ServiceError: INVALID_ARTEFACT when the graph fails or answers with NaN, infinity or another shape.
+            ServiceError: INVALID_ARTEFACT when the graph fails or answers with another shape.
         """
         feeds: dict[str, np.ndarray] = {}
         for source in self.sources:
@@ -98,7 +98,9 @@ class UserTower:
             "vectors": np.ascontiguousarray(vectors_BTV, np.float32),
             "lengths": np.ascontiguousarray(lengths_B, np.int64),
         }
-        return _run(self._session, USER_TOWER, "user", feeds, (len(lengths_B), self.vector_dim))
+        users_BV = _run(self._session, USER_TOWER, "user", feeds, (len(lengths_B), self.vector_dim))
+        _check_finite(users_BV, USER_TOWER)
+        return users_BV
 
 
 def load_item_tower(artefact: Artefact, *, threads: int) -> ItemTower | None:
@@ -128,10 +130,11 @@ def rehearse(artefact: Artefact) -> None:
     item_tower = load_item_tower(artefact, threads=1)
     if item_tower is not None:
         for present in ([True], [True, False, True]):
-            item_tower.run(
+            made_NV = item_tower.run(
                 {s.name: np.full((len(present), s.dim), 0.1, np.float32) * np.c_[present] for s in item_tower.sources},
                 {s.name: np.array(present) for s in item_tower.sources},
             )
+            _check_finite(made_NV, ITEM_TOWER)
     user_tower = load_user_tower(artefact, threads=1)
     width, limit = artefact.manifest.vector_dim, artefact.manifest.max_history
     for positions, lengths in ((1, [1]), (3, [0, 3]), (limit + 1, [limit + 1, limit, limit - 1])):
@@ -206,9 +209,12 @@ def _run(
             expected=list(shape),
             actual=list(answer.shape),
         )
+    return answer
+
+
+def _check_finite(answer: np.ndarray, file: str) -> None:
     if not np.isfinite(answer).all():
         raise invalid(f"{file} answered with NaN or infinity; export the model again", file=file)
-    return answer
 
 
 def _first_line(error: Exception) -> str:
