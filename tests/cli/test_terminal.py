@@ -15,17 +15,15 @@ from running_server import RunningServer
 
 if sys.platform == "win32":
     pytest.skip("needs a pseudo-terminal", allow_module_level=True)
-import fcntl
 import pty
-import termios
 
 Terminal = Callable[..., tuple[int, str]]
 
 
-def _take_terminal() -> None:
-    """Called in the child: makes the terminal its own, so that Ctrl-C there is a signal."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+# Makes the terminal the process' own, so that Ctrl-C there is a signal. Not a preexec_fn: this process has threads.
+LAUNCH = (
+    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from dmesr.cli import main; sys.exit(main())"
+)
 
 
 @pytest.fixture
@@ -44,13 +42,13 @@ def terminal(running: RunningServer, catalog: dmesr.Client, tmp_path: Path) -> T
         }
         environment.pop("NO_COLOR", None)
         process = subprocess.Popen(
-            [sys.executable, "-m", "dmesr.cli", *arguments],
+            [sys.executable, "-c", LAUNCH, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             cwd=tmp_path,
             env=environment,
-            preexec_fn=_take_terminal,
+            start_new_session=True,
         )
         os.close(theirs)
         screen = b""

@@ -275,6 +275,12 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
+def _origin(made: dmesr.Provenance | None, *, stale: bool) -> str:
+    parts = [] if made is None else [made.describer, made.model, "" if made.is_mllm else "no multimodal LLM"]
+    told = ", ".join(part for part in [*parts, "stale" if stale else ""] if part not in ("", "none"))
+    return f" ({told})" if told else ""
+
+
 def _print_descriptions(found: dmesr.Descriptions) -> None:
     by_item: dict[str, list[dmesr.Description]] = {item_id: [] for item_id in found.original_texts}
     for one in found.descriptions:
@@ -285,10 +291,7 @@ def _print_descriptions(found: dmesr.Descriptions) -> None:
         print_line(f"item {item_id}")
         print_line(f"  original: {found.original_texts.get(item_id) or '-'}")
         for one in made:
-            stale = ", stale" if one.stale else ""
-            source = one.provenance
-            kind = "" if source is None or source.is_mllm else ", no multimodal LLM"
-            who = "" if source is None else f" ({source.describer}, {source.model}{kind}{stale})"
+            who = _origin(one.provenance, stale=one.stale)
             text = one.text or f"failed: {one.problem.message if one.problem is not None else 'no reason was recorded'}"
             print_line(f"  {one.route}{who}: {text}")
         if not made:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 from .console import fail
 from .options import epilog
@@ -109,11 +109,13 @@ class ExtraCommand(TyperCommand):
         if found is None:
             fail(f"'{extra.name}' needs the {extra.extra} extra: pip install 'dmesr[{extra.extra}]'", code=2)
         target = found.load()
-        if not isinstance(target, typer.Typer):
-            function = cast("Callable[..., Any]", target)
-            target = typer.Typer(add_completion=False, rich_markup_mode="rich")
-            target.command(extra.name)(function)
-        real: Any = get_command(target)
+        real: Any
+        if isinstance(target, typer.Typer):
+            real = get_group(target)
+        else:
+            alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            alone.command(extra.name)(cast("Callable[..., Any]", target))
+            real = get_command(alone)
         if not real.epilog and "Examples" not in (real.help or ""):
             real.epilog = epilog(extra.examples)
         return real
