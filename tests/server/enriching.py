@@ -89,6 +89,13 @@ class World:
         pairs = tuple((name, (value,)) for name, value in attributes.items())
         self.catalog.items.upsert([ItemWrite(item_id, pairs, sha256)])
 
+    def give_picture(self, item_id: str, data: bytes) -> None:
+        """Gives an item another picture and leaves its attributes alone."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.catalog.pictures.put(sha256, data, "image/png", 1, 1)
+        item = self.catalog.items.get([item_id])[item_id]
+        self.catalog.items.upsert([ItemWrite(item_id, item.attributes, sha256)])
+
     def fill(self, count: int, *, pictures_every: int = 3) -> None:
         """`count` items with a title and a genre; every third one has a picture."""
         writes = []
