@@ -89,6 +89,8 @@ class _Enricher:
             self._heart.shutdown()
             if parent_fd is not None:
                 loop.remove_reader(parent_fd)
+            # asyncio waits for its threads at the end. One may be loading a model, which nobody needs any more.
+            loop.set_default_executor(ThreadPoolExecutor(1))
         _LOG.info("enricher stopped: id=%s", self._id)
 
     def _stop(self, why: str) -> None:
@@ -277,4 +279,7 @@ def _flattened(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # Everything is written and handed back. The interpreter would wait for a thread that is still loading a model.
+    os._exit(code)

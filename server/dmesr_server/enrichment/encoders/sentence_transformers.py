@@ -136,7 +136,7 @@ class SentenceTransformersEncoder:
         self._check_width(loaded)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = cores if device == "cpu" else 1
-        _LOG.info("encoder loaded", extra={"encoder": self.model, "device": device, "threads": threads})
+        _LOG.info("encoder loaded: encoder=%s device=%s threads=%d", self.model, device, threads)
         # On a CPU each thread runs a slice of its own on one core. Threads that share each product would wait for the
         # slowest at every layer: with other work on the machine that is many times slower.
         initializer = (lambda: torch.set_num_threads(1)) if device == "cpu" else None
