@@ -120,6 +120,9 @@ class LoadedModel:
         self._ends = ends
         self._context_tokens = context_tokens
         self._tokenizing = threading.Lock()
+        # Models that can think first are asked not to: a description needs no thoughts, and they cost tokens.
+        thinks = "enable_thinking" in str(getattr(processor, "chat_template", ""))
+        self._template_settings = {"enable_thinking": False} if thinks else {}
         self.device = device
 
     def release(self) -> None:
@@ -191,7 +194,7 @@ class LoadedModel:
                 return_dict=True,
                 return_tensors="pt",
                 processor_kwargs={"padding": True},
-                enable_thinking=False,
+                **self._template_settings,
             )
 
     def _generate(self, prompts: Sequence[Prompt], inputs: Any, lengths: Sequence[int]) -> list[Outcome]:

