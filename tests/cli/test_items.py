@@ -228,10 +228,18 @@ def test_an_import_takes_constant_memory(running: RunningServer, catalog: dmesr.
     assert peaks[1] - peaks[0] < 16 * 1024, f"peak {peaks[0]} KiB for 1 MB of rows, {peaks[1]} KiB for 64 MB"
 
 
-def test_a_dataset_of_the_trainer(cli: Cli, catalog: dmesr.Client):
-    called = cli("items", "import", "--dataset", "sample")
+def test_a_dataset_of_the_trainer(cli: Cli, catalog: dmesr.Client, tmp_path: Path):
+    folder = tmp_path / "ml-latest-small"
+    folder.mkdir()
+    (folder / "movies.csv").write_text(
+        "movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n6,Heat (1995),Crime\n"
+    )
+    (folder / "links.csv").write_text("movieId,imdbId,tmdbId\n1,0114709,862\n6,0113277,949\n")
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,4.0,964982703\n")
+    called = cli("items", "import", "--dataset", "movielens", "--data", tmp_path)
     assert called.code == 0, called.err
-    assert catalog.items.count() > 100
+    assert called.out == "2 inserted, 0 updated, 0 unchanged, 0 rejected\n"
+    assert "Heat" in catalog.items.get("6").title
     assert "known are" in cli("items", "import", "--dataset", "nope").err
 
 

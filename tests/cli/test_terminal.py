@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,8 +52,14 @@ def terminal(running: RunningServer, catalog: dmesr.Client, tmp_path: Path) -> T
             start_new_session=True,
         )
         os.close(theirs)
-        screen = b""
-        while select.select([ours], [], [], 30)[0]:
+        screen, patience, deadline = b"", 0.3, time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], patience)[0]:
+                # Ctrl-C in the moment between the question and Python's read is lost: a person presses it again.
+                if keys and b"?" in screen:
+                    os.write(ours, keys.encode())
+                    patience = 5.0
+                continue
             try:
                 piece = os.read(ours, 65536)
             except OSError:  # Linux's way of telling that the other end has closed
@@ -60,9 +67,6 @@ def terminal(running: RunningServer, catalog: dmesr.Client, tmp_path: Path) -> T
             if not piece:
                 break
             screen += piece
-            if keys and b"?" in screen:
-                os.write(ours, keys.encode())
-                keys = ""
         else:
             process.kill()
         os.close(ours)
