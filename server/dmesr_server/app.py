@@ -35,6 +35,7 @@ from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dmesr_server import preflight
 from dmesr_server.api.admin import AdminServicer
 from dmesr_server.api.auto_enrichment import AutoEnrichment
 from dmesr_server.api.embeddings import EmbeddingServicer
@@ -46,7 +47,6 @@ from dmesr_server.api.parts import Parts
 from dmesr_server.api.recommendations import RecommendationServicer
 from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
-from dmesr_server.enrichment import describers
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.live import LiveModels
@@ -60,10 +60,6 @@ _WORKERS = 16
 #: Messages up to this many times the limit reach the server's own check, which answers with a reason and the sizes;
 #: gRPC itself would only say RESOURCE_EXHAUSTED.
 _MESSAGE_ROOM = 4
-
-
-class StartError(Exception):
-    """The server cannot start. The message is for the person who started it: what is wrong and what to do."""
 
 
 async def run(config: Config, *, enricher: bool = True, ready_file: Path | None = None) -> None:
@@ -82,10 +78,7 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
         ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="dmesr-call")
     )
     stopping = _stop_signal()
-    _check_address(config.server)
-    _check_describer(config)
-    if ready_file is not None and not ready_file.parent.is_dir():
-        raise StartError(f"--ready-file: there is no folder {ready_file.parent}; make it first")
+    preflight.check(config, ready_file=ready_file)
     parts = await asyncio.to_thread(_parts, config)
     try:
         server, health = _server(parts)
@@ -95,7 +88,7 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
         background = [asyncio.create_task(parts.serving.run(), name="serving")]
         if supervisor is not None:
             background.append(asyncio.create_task(supervisor.run(), name="enricher"))
-        _announce(f"{_printable(config.server.host)}:{port}", ready_file)
+        _announce(f"{preflight.printable(config.server.host)}:{port}", ready_file)
         if config.enrichment.auto:
             background.append(asyncio.create_task(_catch_up(parts), name="catch-up"))
         try:
@@ -181,70 +174,20 @@ def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
     return server, health
 
 
-def _check_describer(config: Config) -> None:
-    name = config.enrichment.describer
-    if name != describers.IMPORT:
-        try:
-            describers.create(name, config.enrichment)
-        except ServiceError as error:
-            raise StartError(f"enrichment.describer: {error.message}") from error
-
-
-def _check_address(config: ServerConfig) -> None:
-    """Binds the address once by hand: the kernel's reason is clearer than gRPC's."""
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise _cannot_listen(config, error) from error
-
-
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
-    address = f"{_printable(config.host)}:{config.port}"
+    address = f"{preflight.printable(config.host)}:{config.port}"
     if config.tls_certificate is None or config.tls_key is None:
         bind = functools.partial(server.add_insecure_port, address)
     else:
-        credentials = grpc.ssl_server_credentials(
-            [(_pem("server.tls_key", config.tls_key), _pem("server.tls_certificate", config.tls_certificate))]
-        )
+        credentials = grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())])
         bind = functools.partial(server.add_secure_port, address, credentials)
     try:
         port = bind()
     except RuntimeError as error:
-        raise _cannot_listen(config, OSError(errno.EADDRINUSE, str(error))) from error
+        raise preflight.cannot_listen(config, OSError(errno.EADDRINUSE, str(error))) from error
     if not port:
-        raise _cannot_listen(config, OSError(errno.EADDRINUSE, "Address already in use"))
+        raise preflight.cannot_listen(config, OSError(errno.EADDRINUSE, "Address already in use"))
     return int(port)
-
-
-def _cannot_listen(config: ServerConfig, error: OSError) -> StartError:
-    place = f"{_printable(config.host)}:{config.port}"
-    if error.errno == errno.EADDRINUSE:
-        return StartError(
-            f"cannot listen on {place}: another program uses the port; stop it, or choose another with --port "
-            "(0 takes a free one)"
-        )
-    if error.errno == errno.EACCES:
-        return StartError(f"cannot listen on {place}: not allowed; choose a port above 1023 with --port")
-    why = error.strerror or str(error)
-    return StartError(f"cannot listen on {place}: {why}; check server.host and server.port")
-
-
-def _pem(key: str, path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StartError(f"{key}: cannot read {path}: {error.strerror}") from error
-    if b"-----BEGIN" not in content:
-        raise StartError(f"{key}: {path} is not a PEM file")
-    return content
-
-
-def _printable(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _announce(address: str, ready_file: Path | None) -> None:

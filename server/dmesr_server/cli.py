@@ -59,12 +59,16 @@ def serve(
             "log_level": log_level,
         },
     )
-    # Imported here: `--help` and a wrong flag should not wait for grpc, lancedb and onnxruntime.
-    from dmesr_server import app
+    # Imported one after the other: `--help` waits for nothing, a wrong start not for lancedb and onnxruntime.
+    from dmesr_server import preflight
 
     try:
+        preflight.check(settings, ready_file=ready_file)
+
+        from dmesr_server import app
+
         asyncio.run(app.run(settings, enricher=enricher, ready_file=ready_file))
-    except (app.StartError, ServiceError) as error:
+    except (preflight.StartError, ServiceError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -41,28 +41,37 @@ class EnricherSupervisor:
         try:
             while True:
                 started = time.monotonic()
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "dmesr_server.enricher",
-                    "--parent-fd",
-                    str(self._read_end),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(self._read_end,),
-                    env=self._environment,
-                    start_new_session=True,  # Ctrl-C is for the API process, which then stops its child in order
-                )
-                _LOG.info("enricher %d started", self._process.pid)
-                code = await self._process.wait()
-                delay = _FIRST_DELAY if time.monotonic() - started > _STEADY else delay
-                _LOG.warning("enricher %d ended with code %d; starting another in %.1f s", self.pid, code, delay)
+                try:
+                    code = await self._live()
+                except OSError as error:  # out of memory, processes or files: the API goes on without
+                    how = f"no enricher can be started: {error.strerror}"
+                else:
+                    how = f"enricher {self.pid} ended with code {code}"
+                    delay = _FIRST_DELAY if time.monotonic() - started > _STEADY else delay
                 self._process = None
+                _LOG.warning("%s; starting another in %.1f s", how, delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LONGEST_DELAY)
         finally:
             await self._stop()
             os.close(self._read_end)
             os.close(self._write_end)
+
+    async def _live(self) -> int:
+        """One enricher, from start to end; its exit code."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "dmesr_server.enricher",
+            "--parent-fd",
+            str(self._read_end),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(self._read_end,),
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C is for the API process, which then stops its child in order
+        )
+        _LOG.info("enricher %d started", self._process.pid)
+        return await self._process.wait()
 
     async def _stop(self) -> None:
         process, self._process = self._process, None

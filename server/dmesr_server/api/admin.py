@@ -42,9 +42,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._control = parts.control
         # "import" stands for whatever was brought in: what that was, its recipe says.
         configured = parts.config.enrichment
-        self._describer_is_mllm = (
-            configured.describer != describers.IMPORT and describers.create(configured.describer, configured).is_mllm
-        )
+        self._describer, self._describer_is_mllm = configured.describer, False
+        if configured.describer != describers.IMPORT:
+            describer = describers.create(configured.describer, configured)
+            self._describer, self._describer_is_mllm = describer.name, describer.is_mllm
         self._packages = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
 
     async def CreateCatalog(self, request: pb.CreateCatalogRequest, context: _Context) -> pb.CreateCatalogResponse:
@@ -100,7 +101,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             version=self._packages.get("dmesr", ""),
             schema_version=SCHEMA_VERSION,
             limits=translation.limits(config.limits),
-            describer=config.enrichment.describer,
+            describer=self._describer,
             describer_is_mllm=self._describer_is_mllm,
             encoder=config.enrichment.encoder.model,
             auto_enrich=config.enrichment.auto,

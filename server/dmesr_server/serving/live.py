@@ -84,11 +84,15 @@ class LiveModels:
 
     def refresh(self) -> None:
         """Looks for models to load, to read again and to let go of; a fault of one model does not touch the others."""
-        aliased = {ModelKey.of(row): row for row in self._control.models.live() if row.aliases}
+        live = {ModelKey.of(row): row for row in self._control.models.live()}
+        aliased = {key: row for key, row in live.items() if row.aliases}
         with self._lock:
             held = dict(self._served)
-            idle = sorted((key for key in held if key not in aliased), key=lambda key: self._used.get(key, 0.0))
-            for key in idle[: max(0, len(idle) - self._config.idle_models)]:
+            gone = [key for key in held if key not in live]  # deleted, by whichever process
+            idle = sorted(
+                (key for key in held if key in live and key not in aliased), key=lambda key: self._used.get(key, 0.0)
+            )
+            for key in [*gone, *idle[: max(0, len(idle) - self._config.idle_models)]]:
                 self._let_go(key)
                 held.pop(key)
         for key, row in aliased.items():
