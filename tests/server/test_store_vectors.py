@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import EmbeddingTable, Store
+from dmesr_server.store.tables import WRITES_BEFORE_OPTIMISE
 from store_workers import column, in_processes, in_threads, upsert_source
 
 
@@ -371,3 +372,15 @@ def test_adapted_tables_with_a_declared_width_are_empty_at_first(tmp_path):
     assert (ids, matrix_NV.shape) == ([], (0, 4))
     assert table.take(["a"], ["vector"]).to_pylist() == [{"item_id": "a", "found": False, "vector": None}]
     assert table.dim == 4
+
+
+def test_some_sources_of_some_items_after_many_writes(table):
+    """Lance panicked here once its key index covered a part of the table: pictures are rarer than texts."""
+    for name in ("text", "image"):
+        table.declare(name, 16)
+    writes = WRITES_BEFORE_OPTIMISE + 5
+    for write in range(writes):
+        ids = [f"{write:03d}-{number}" for number in range(8)]
+        table.upsert(ids, {"text": column(numbers(8, 16, seed=write), [f"t-{item_id}" for item_id in ids])})
+        table.upsert(ids[:2], {"image": column(numbers(2, 16, seed=write), [f"i-{item_id}" for item_id in ids[:2]])})
+    assert (table.count(), table.present("text"), table.present("image")) == (8 * writes, 8 * writes, 2 * writes)

@@ -238,7 +238,7 @@ class Table:
         """Inserts rows, and replaces the rows of the same key.
 
         Args:
-            rows: Keys must be unique. A row that replaces another keeps the columns that are not given.
+            rows: Keys must be unique. Columns that are not given become null.
             condition: Replace only where this holds, in terms of `target.` and `source.`.
             update: False leaves rows alone that are there already.
 
@@ -251,9 +251,7 @@ class Table:
             if update:
                 builder = builder.when_matched_update_all(where=condition)
             # "null" leaves absent vectors as they are; "error" would call them vectors of a wrong length.
-            fields = [field for field in handle.schema if field.name in rows.column_names]
-            exact = rows.select([field.name for field in fields]).cast(pa.schema(fields))
-            result = builder.execute(exact, on_bad_vectors="null")
+            result = builder.execute(_whole(rows, handle.schema), on_bad_vectors="null")
             return Merged(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
 
         # Rows of a fragment in order of the key make ordered reads read files front to back.
@@ -360,3 +358,15 @@ class Table:
 
 def _delete(handle: Any, *, where: str) -> None:
     handle.delete(where)
+
+
+def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with every column of the table: lance must not be given some columns of a row alone.
+
+    That is slow, since it rewrites these columns for every row of the fragments touched, and it panics once the key's
+    index covers a part of the table.
+    """
+    columns = [
+        rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type) for field in schema
+    ]
+    return pa.table(columns, names=schema.names).cast(schema)

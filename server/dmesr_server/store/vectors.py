@@ -154,8 +154,7 @@ class VectorTable:
         ids = rows["item_id"].to_pylist()
         whole = rows
         if others and pc.any(pc.not_equal(expected, 0)).as_py():
-            # Lance can merge some columns of a row alone, but then rewrites these columns for every row of the
-            # fragments touched: seconds for a large table. A whole row costs what the row weighs.
+            # Other writers may have filled these columns; what they hold is written again.
             stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
             position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
             for name in others:
