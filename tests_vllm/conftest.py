@@ -32,7 +32,6 @@ from dmesr_server.enrichment.describers.mllm import MllmDescriber
 from dmesr_server.enrichment.engines.transformers import TransformersEngine
 from dmesr_server.enrichment.engines.vllm import VllmEngine
 
-PIXELS = 8 * 8 * 28 * 28
 START_SECONDS = 240  # of a vLLM on a busy machine
 
 Configured = Callable[..., EnrichmentConfig]
@@ -50,7 +49,7 @@ def configured(tiny: Path) -> Configured:
     def make(flags: dict[str, Any] | None = None) -> EnrichmentConfig:
         values: dict[str, Any] = {
             "mllm.model": str(tiny),
-            "mllm.max_pixels": PIXELS,
+            "mllm.max_pixels": tiny_model.PIXELS,
             "mllm.max_tokens": 24,
             "mllm.temperature": 1.0,  # the best tokens of noise repeat themselves, which the guard refuses
             "mllm.repetition_penalty": 1.0,

@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import PIXELS
 from dmesr_server.enrichment import guard
 from dmesr_server.enrichment.describers import DescriptionResult, specimen
 from dmesr_server.enrichment.describers.mllm import MllmDescriber
@@ -11,6 +10,7 @@ from dmesr_server.enrichment.engines import Sampling
 from dmesr_server.enrichment.engines.vllm import VllmEngine
 from dmesr_server.enrichment.refinement import CONVERGED, MAX_ROUNDS, UNUSABLE_REVISION
 from PIL import Image
+from tiny_model import PIXELS
 
 BLOCK = 32  # tokens; the prefix cache counts whole blocks
 

@@ -26,6 +26,7 @@ PATCH, MERGE = 14, 2
 HEAD = 32  # the smallest that vLLM runs on a CPU
 CONTEXT = 4096
 VOCABULARY = 1536
+PIXELS = 8 * 8 * 28 * 28  # of the pictures in the tests: 64 tokens
 
 _END_OF_TEXT, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"

@@ -177,3 +177,7 @@ class Engine(Protocol):
         Works before `start` where the tokenizer alone suffices.
         """
         ...
+
+    def picture_tokens(self, width_px: int, height_px: int) -> int | None:
+        """Tokens of a picture of that size, from the model's small files alone; None where they do not tell."""
+        ...

@@ -34,7 +34,7 @@ class SupervisedEngine:
         self.engine = engine
         self._config = config
         self._up = False
-        self._started_before = False
+        self._lives = 0  # times that it was started
         self._failures = 0  # deaths and failed restarts since something was generated last
         self._active = 0
         self._idle_since = time.monotonic()
@@ -52,18 +52,26 @@ class SupervisedEngine:
         if self._bringing_up is None:
             self._bringing_up = asyncio.create_task(self._bring_up())
             self._bringing_up.add_done_callback(self._brought_up)
-        await asyncio.shield(self._bringing_up)
+        bringing_up = self._bringing_up
+        try:
+            await asyncio.shield(bringing_up)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if bringing_up.cancelled() and caller is not None and not caller.cancelling():
+                raise EngineDown("the engine was stopped") from None
+            raise
 
     async def stop(self) -> None:
         """Unloads the engine; the next call starts it again."""
-        for task in (self._watching, self._bringing_up):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        tasks = [task for task in (self._watching, self._bringing_up) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await self.engine.stop()  # also ends a start that is under way
+        if tasks:
+            await asyncio.wait(tasks)
         self._watching = None
         self._up = False
         self._failures = 0
-        await self.engine.stop()
 
     async def generate(self, turns: Sequence[Turn], *, sampling: Sampling) -> Generation:
         """As :meth:`Engine.generate`, from an engine that is started first where need be.
@@ -75,10 +83,11 @@ class SupervisedEngine:
         self._active += 1
         try:
             await self.start()
+            life = self._lives
             try:
                 generation = await self.engine.generate(turns, sampling=sampling)
             except EngineDown as error:
-                self._died(error)
+                self._died(life, error)
                 raise
             self._failures = 0
             return generation
@@ -90,9 +99,9 @@ class SupervisedEngine:
         """As :meth:`Engine.count_tokens`."""
         return await self.engine.count_tokens(turns)
 
-    def _died(self, error: EngineDown) -> None:
-        """Notes a death once, however many calls it has ended."""
-        if self._up:
+    def _died(self, life: int, error: EngineDown) -> None:
+        """Notes a death once, however many calls it has ended, and however late they say so."""
+        if self._up and life == self._lives:
             self._up = False
             self._failures += 1
             _LOG.warning("the engine %s died: %s", self.engine.name, error)
@@ -100,20 +109,23 @@ class SupervisedEngine:
     async def _bring_up(self) -> None:
         while not self._up:
             if self._failures > self._config.restarts:
-                raise self._given_up()
+                deaths, self._failures = self._failures, 0  # whoever asks next begins anew
+                raise self._given_up(deaths)
             if self._failures:
                 await self._back_off()
             try:
                 await _to_its_end(self.engine.start())
+            except EngineDown:
+                raise asyncio.CancelledError from None  # it was stopped meanwhile
             except ServiceError as error:
-                if not self._started_before:
-                    raise  # what never ran will not run by being asked again
                 self._failures += 1
+                if not self._lives or self._failures > self._config.restarts:
+                    self._failures = 0  # whoever asks next begins anew
+                    raise  # what never ran will not run by being asked again at once
                 _LOG.warning("the engine %s did not start again: %s", self.engine.name, error.message)
-                if self._failures > self._config.restarts:
-                    raise
                 continue
-            self._up = self._started_before = True
+            self._up = True
+            self._lives += 1
             self._idle_since = time.monotonic()
             if self._watching is None and self._config.idle_seconds:
                 self._watching = asyncio.create_task(self._unload_when_idle())
@@ -129,13 +141,13 @@ class SupervisedEngine:
         await self.engine.stop()
         await asyncio.sleep(seconds)
 
-    def _given_up(self) -> ServiceError:
+    def _given_up(self, deaths: int) -> ServiceError:
         return ServiceError(
             "DESCRIBER_UNAVAILABLE",
-            f"the engine {self.engine.name} died {self._failures} times with nothing described in between "
+            f"the engine {self.engine.name} died {deaths} times with nothing described in between "
             f"(enrichment.mllm.restarts = {self._config.restarts}); see the enricher's log, then 'enrich retry'",
             describer=self.engine.name,
-            deaths=self._failures,
+            deaths=deaths,
         )
 
     async def _unload_when_idle(self) -> None:

