@@ -36,7 +36,11 @@ class Measures:
         warmth: From -1 (all blue) to 1 (all yellow and red), weighted by chroma.
         edges: Part of the pixels that lie on a strong edge.
         verticality: Strong edges' lean to vertical lines: from -1 (all horizontal) to 1 (all vertical).
+        diagonals: Part of the strong edges that run obliquely: within 22.5° of a diagonal; half where all directions
+            are equal.
+        roundness: How evenly strong edges run in all directions: 1 for circles and foliage, near 0 for a grid.
         symmetry: Correlation of lightness with its mirror image, left to right: -1 to 1.
+        top_symmetry: The same, top to bottom.
         frame: Mean lightness of the inner part minus that of the border.
         mass: Where most of what stands out lies, as (row, column) names of a 3×3 grid.
         mass_share: The part of all that stands out that lies in that cell; 1/9 where it is spread evenly.
@@ -57,7 +61,10 @@ class Measures:
     warmth: float
     edges: float
     verticality: float
+    diagonals: float
+    roundness: float
     symmetry: float
+    top_symmetry: float
     frame: float
     mass: tuple[str, str]
     mass_share: float
@@ -87,6 +94,7 @@ def measure(picture: Image.Image) -> Measures:
     strong_HW = np.hypot(down_HW, across_HW) > _STRONG_EDGE
     vertical = float(np.abs(across_HW[strong_HW]).sum())
     horizontal = float(np.abs(down_HW[strong_HW]).sum())
+    diagonals, roundness = _directions(light_HW)
     # Hue angles near 60° (orange) count as warm, the opposite ones as cool.
     warm_HW = lab_HW3[..., 1] * np.cos(np.pi / 3) + lab_HW3[..., 2] * np.sin(np.pi / 3)
     mass, mass_share = _mass(lab_HW3, np.hypot(down_HW, across_HW))
@@ -108,7 +116,10 @@ def measure(picture: Image.Image) -> Measures:
         warmth=float(warm_HW.sum() / max(float(chroma_HW.sum()), 1e-6)),
         edges=float(strong_HW.mean()),
         verticality=(vertical - horizontal) / (vertical + horizontal) if vertical + horizontal else 0.0,
+        diagonals=diagonals,
+        roundness=roundness,
         symmetry=_correlation(light_HW, light_HW[:, ::-1]),
+        top_symmetry=_correlation(light_HW, light_HW[::-1]),
         frame=float(light_HW[inner].mean() - light_HW[~inner].mean()),
         mass=mass,
         mass_share=mass_share,
@@ -132,6 +143,25 @@ def _steps(light_HW: Array) -> tuple[Array, Array]:
     down_HW[:-1] = np.diff(light_HW, axis=0)
     across_HW[:, :-1] = np.diff(light_HW, axis=1)
     return down_HW, across_HW
+
+
+def _directions(light_HW: Array) -> tuple[float, float]:
+    """Part of the strong edges that run obliquely, and how even all directions are, by eight bins of 22.5°."""
+    # Sobel's wider window: on neighbouring pixels alone a slanted line is a stair of upright and level steps.
+    down = light_HW[2:] - light_HW[:-2]
+    down_HW = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
+    across = light_HW[:, 2:] - light_HW[:, :-2]
+    across_HW = across[:-2] + 2 * across[1:-1] + across[2:]
+    strength_HW = np.hypot(down_HW, across_HW)
+    strong_HW = strength_HW > 4 * _STRONG_EDGE
+    if not strong_HW.any():
+        return 0.5, 0.0
+    turn = np.arctan2(down_HW[strong_HW], across_HW[strong_HW]) / np.pi * 8 + 0.5
+    bins = np.bincount(np.floor(turn).astype(int) % 8, weights=strength_HW[strong_HW], minlength=8)
+    parts = bins / bins.sum()
+    oblique = float(parts[[2, 6]].sum() + parts[[1, 3, 5, 7]].sum() / 2)
+    known = parts[parts > 0]
+    return oblique, float(-(known * np.log(known)).sum() / np.log(8))
 
 
 def _thirds(names_HW: NDArray[np.uint8]) -> tuple[str, str, str]:

@@ -133,10 +133,20 @@ def texture_phrases(seen: Measures) -> list[str]:
         phrases.append("built of upright lines")
     elif seen.verticality < -0.12:
         phrases.append("built of horizontal lines")
-    if seen.symmetry > 0.75:
+    if seen.edges > 0.02 and seen.diagonals > 0.46:
+        phrases.append("full of slanting lines")
+    elif seen.edges > 0.02 and seen.roundness > 0.94 and seen.edges < 0.25:
+        phrases.append("full of round and curving shapes")
+    elif seen.roundness < 0.75:
+        phrases.append("of straight, angular shapes")
+    if seen.symmetry > 0.9 and seen.top_symmetry > 0.7:
+        phrases.append("symmetrical in every direction")
+    elif seen.symmetry > 0.93:
+        phrases.append("mirrored left and right")
+    elif seen.symmetry > 0.7:
         phrases.append("nearly symmetrical")
-    elif seen.symmetry < 0.05:
-        phrases.append("lopsided")
+    elif seen.symmetry < 0.35:
+        phrases.append("scattered and uneven" if seen.mass_share > 0.17 else "lopsided")
     if seen.hues >= 7:
         phrases.append("many-hued")
     elif seen.hues <= 2 and seen.chroma >= 5:
@@ -155,7 +165,7 @@ def look(seen: Measures) -> str:
     mood = ", ".join(mood_words(seen))
     tones = ", ".join(tone_words(seen))
     sentences = [f"{palette_phrase(seen)} in {article(tones)} {tones} picture of {article(mood)} {mood} mood"]
-    sentences += [", ".join(phrases) for phrases in (layout_phrases(seen), texture_phrases(seen)) if phrases]
+    sentences += [", ".join(phrases) for phrases in (texture_phrases(seen), layout_phrases(seen)) if phrases]
     return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences)
 
 
