@@ -194,6 +194,7 @@ def test_descriptions_made_elsewhere_are_imported_and_read_with_their_provenance
 def test_bad_reads_and_imports_of_descriptions(stubs: Stubs, catalog: str):
     unknown = pb.GetDescriptionsRequest(catalog=catalog, recipe="nobody")
     assert failure_of(lambda: stubs.enrichment.GetDescriptions(unknown)).reason == "RECIPE_NOT_FOUND"
+    start(stubs, catalog)  # makes the recipe "default"
     many = pb.GetDescriptionsRequest(catalog=catalog, item_ids=map(str, range(1_001)))
     assert failure_of(lambda: stubs.enrichment.GetDescriptions(many)).reason == "REQUEST_TOO_LARGE"
 
