@@ -172,10 +172,7 @@ class Engine(Protocol):
         ...
 
     async def count_tokens(self, turns: Sequence[Turn]) -> TokenCount | None:
-        """Length of the prompt as `generate` would send it; None where the engine cannot tell.
-
-        Works before `start` where the tokenizer alone suffices.
-        """
+        """Length of the prompt as `generate` would send it; None where the engine cannot tell, or not yet."""
         ...
 
     def picture_tokens(self, width_px: int, height_px: int) -> int | None:
