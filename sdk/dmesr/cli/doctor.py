@@ -18,7 +18,18 @@ from typing import Annotated
 
 import typer
 
-from .console import Settings, as_json, connected, one_line, output, print_json, print_line, settings
+from .console import (
+    Settings,
+    as_json,
+    connected,
+    fail,
+    one_line,
+    output,
+    print_json,
+    print_line,
+    say,
+    settings,
+)
 from .options import command
 
 MINIMUM_PYTHON = (3, 11)
@@ -70,6 +81,7 @@ def register(app: typer.Typer) -> None:
             "dmesr-cli doctor",
             "dmesr-cli doctor --store /srv/dmesr --server 127.0.0.1:50051",
             "dmesr-cli doctor --json | jq '.[] | select(.status != \"OK\")'",
+            "dmesr-cli doctor --mllm --config dmesr.toml",
         ],
         catalog=False,
     )(doctor)
@@ -80,8 +92,23 @@ def doctor(
     store: Annotated[
         str, typer.Option(help="The server's store folder.", envvar="DMESR_STORE__URI", metavar="FOLDER")
     ] = "dmesr-data",
+    mllm: Annotated[
+        bool,
+        typer.Option(
+            "--mllm", help="Instead, load the configured multimodal LLM and describe a drawn picture by every route."
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The server's TOML file, for --mllm.", metavar="FILE")
+    ] = None,
+    describer: Annotated[
+        str, typer.Option(help="For --mllm: vllm, transformers or openai.  [default: the configured one]")
+    ] = "",
 ) -> None:
     """Check Python, packages, GPU, weights, the store's folder, disk and port; exit 1 when something fails."""
+    if mllm:
+        _examine_mllm(ctx, config, describer)
+        return
     checks = []
     for check in _checks(ctx, store):
         checks.append(check)
@@ -94,6 +121,25 @@ def doctor(
     if not as_json(ctx):
         print_line(f"{failed} failed, {warned} to look at, {len(checks) - failed - warned} fine")
     if failed:
+        raise typer.Exit(1)
+
+
+def _examine_mllm(ctx: typer.Context, config: Path | None, describer: str) -> None:
+    """Asks the server's package to try its model. It is found by name: the SDK does not import it."""
+    try:
+        server = importlib.import_module("dmesr_server.doctor_mllm")
+    except ModuleNotFoundError as error:
+        fail(f"--mllm needs the server extra (there is no module {error.name!r}): pip install 'dmesr[server]'", code=2)
+    try:
+        report = server.examine_configured(file=config, describer=describer, say=say)
+    except server.CannotExamineError as error:
+        fail(str(error))
+    if as_json(ctx):
+        print_json(report)
+    else:
+        for line in server.lines(report):
+            print_line(line)
+    if not report.passed:
         raise typer.Exit(1)
 
 
