@@ -16,9 +16,9 @@ DATA = Path(os.environ.get("DMESR_TEST_DATA", Path(__file__).parents[3] / "share
 @pytest.mark.movielens
 @pytest.mark.skipif(not (DATA / "ml-latest-small").is_dir(), reason=f"no MovieLens under {DATA}")
 def test_the_demo_on_movielens(tmp_path: Path):
+    folder = ["--folder", str(tmp_path / "demo"), "--json"]
     ran = subprocess.run(
-        [sys.executable, "-m", "dmesr.cli", "demo", "--dataset", "movielens", "--data", str(DATA)]
-        + ["--folder", str(tmp_path / "demo"), "--json"],
+        [sys.executable, "-m", "dmesr.cli", "demo", "--dataset", "movielens", "--data", str(DATA), *folder],
         capture_output=True,
         text=True,
         timeout=1800,

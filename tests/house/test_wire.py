@@ -7,9 +7,9 @@ from dmesr.v1 import errors_pb2
 from dmesr_server import errors
 
 REASONS = {
-    name.removeprefix("ERROR_REASON_")
-    for name in errors_pb2.ErrorReason.keys()  # noqa: SIM118: an enum wrapper, not a dict
-    if name != "ERROR_REASON_UNSPECIFIED"
+    value.name.removeprefix("ERROR_REASON_")
+    for value in errors_pb2.ErrorReason.DESCRIPTOR.values
+    if value.name != "ERROR_REASON_UNSPECIFIED"
 }
 
 
