@@ -28,6 +28,10 @@ def test_a_job_outlives_its_engine(tmp_path: Path, configured: Configured) -> No
         {
             "mllm.hybrid_mode": "single",
             "mllm.max_tokens": 150,
+            # Long noise falls into loops, which the guard refuses; this keeps it from doing so.
+            "mllm.temperature": 1.8,
+            "mllm.repetition_penalty": 1.3,
+            "mllm.attempts": 6,
             "mllm.concurrency": 4,
             "mllm.restart_seconds": 0.2,
             "encoder": world.config.enrichment.encoder.model_dump(),
