@@ -16,7 +16,7 @@ from dmesr.admin import Catalog, Limits, ServerInfo, StoreStats, TableStats
 from dmesr.client import Client, connect
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
 from dmesr.embeddings import Neighbour
-from dmesr.enrichment import Estimate, RouteEstimate
+from dmesr.enrichment_stats import EnrichmentStats, RefinementStats, RouteStats
 from dmesr.errors import (
     Aborted,
     AliasNotFound,
@@ -26,6 +26,7 @@ from dmesr.errors import (
     CatalogExists,
     CatalogNotFound,
     ClientClosed,
+    CorrectionNotFound,
     DeadlineExceeded,
     DescriberUnavailable,
     DescriptionUnusable,
@@ -53,6 +54,7 @@ from dmesr.errors import (
     ModelNotReady,
     NoEarlierModel,
     NonFiniteVector,
+    NoPrompt,
     NotFound,
     PermissionDenied,
     PictureFileNotFound,
@@ -65,6 +67,7 @@ from dmesr.errors import (
     RecipeNotFound,
     RequestTooLarge,
     ResourceExhausted,
+    RouteNotApplicable,
     ServerUnavailable,
     SourceNotFound,
     SourceReadOnly,
@@ -79,11 +82,13 @@ from dmesr.errors import (
     Violation,
     WrongJobState,
 )
+from dmesr.estimates import Estimate, RouteEstimate
 from dmesr.item import KEEP_PICTURE, Item
 from dmesr.items import DeleteSummary, ItemsFound
 from dmesr.jobs import Job, JobState, JobStatus, RouteProgress
 from dmesr.models import Model, ModelState
 from dmesr.pins import Pin
+from dmesr.previews import PromptPreview, PromptTurn
 from dmesr.recipes import EmbeddingStats, Recipe, Source, SourceStats
 from dmesr.recommendations import Recommendation, Recommendations, Strategy
 from dmesr.rows import Problem, RejectedRow, UpsertSummary
@@ -105,6 +110,7 @@ __all__ = [
     "CatalogNotFound",
     "Client",
     "ClientClosed",
+    "CorrectionNotFound",
     "DeadlineExceeded",
     "DeleteSummary",
     "DescriberUnavailable",
@@ -117,6 +123,7 @@ __all__ = [
     "EmbeddingStats",
     "Embeddings",
     "EncoderUnavailable",
+    "EnrichmentStats",
     "Estimate",
     "FailedPrecondition",
     "ImportedDescription",
@@ -147,6 +154,7 @@ __all__ = [
     "ModelState",
     "Neighbour",
     "NoEarlierModel",
+    "NoPrompt",
     "NonFiniteVector",
     "NotFound",
     "PermissionDenied",
@@ -159,17 +167,22 @@ __all__ = [
     "PictureUriNotAllowed",
     "Pin",
     "Problem",
+    "PromptPreview",
+    "PromptTurn",
     "Provenance",
     "Recipe",
     "RecipeNotFound",
     "Recommendation",
     "Recommendations",
+    "RefinementStats",
     "RejectedRow",
     "RequestTooLarge",
     "ResourceExhausted",
     "RetryPolicy",
     "RouteEstimate",
+    "RouteNotApplicable",
     "RouteProgress",
+    "RouteStats",
     "ServerInfo",
     "ServerUnavailable",
     "Source",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from dmesr.arguments import cut, id_list, one_id, utf8_bytes
+from dmesr.arguments import cut, id_list, one_id, positive, utf8_bytes
 from dmesr.bridge import in_chunks
 from dmesr.errors import InvalidInput
 from dmesr.rows import Problem, RejectedRow, RowCounter, UpsertSummary, to_problem, to_time
@@ -21,12 +21,25 @@ GET_DESCRIPTIONS = Rpc(
     enrichment_pb2.GetDescriptionsResponse,
     idempotent=True,
 )
+LIST = Rpc(
+    "EnrichmentService/ListDescriptions",
+    enrichment_pb2.ListDescriptionsRequest,
+    enrichment_pb2.ListDescriptionsResponse,
+    idempotent=True,
+)
+# A withdrawal whose answer was lost would find nothing to withdraw the second time.
+EDIT = Rpc(
+    "EnrichmentService/EditDescription", enrichment_pb2.EditDescriptionRequest, enrichment_pb2.EditDescriptionResponse
+)
 IMPORT = Rpc(
     "EnrichmentService/ImportDescriptions",
     enrichment_pb2.ImportDescriptionsRequest,
     enrichment_pb2.ImportDescriptionsResponse,
 )
 
+
+#: The describer of a correction.
+PERSON = "person"
 
 _ITEMS_PER_CALL = 500  # the wire takes 1,000; the answer holds several texts for each
 _IMPORT_BATCH = 500
@@ -37,7 +50,7 @@ class Provenance:
     """How a description came to be."""
 
     description_recipe_id: str  # what makes two descriptions comparable
-    describer: str
+    describer: str  # "person" for a correction
     is_mllm: bool  # False where no multimodal LLM was involved
     model: str
     engine: str
@@ -52,6 +65,7 @@ class Provenance:
     milliseconds: float
     create_time: datetime | None
     sampling: str  # canonical JSON
+    author: str  # who wrote it, where a person did
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,13 @@ class Description:
     text: str  # empty when it failed
     problem: Problem | None  # why there is no text
     provenance: Provenance | None
-    stale: bool  # the item has changed since: the next job will make it anew
+    stale: bool  # the item has changed since: the next job makes it anew, unless a person wrote it
+    replaced: Description | None = None  # what the describer made, where a person's correction stands in its place
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether a person's correction stands here."""
+        return self.provenance is not None and self.provenance.describer == PERSON
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class ImportedDescription:
     item_id: str
     route: str
     text: str
+    author: str = ""  # who wrote it, where a person did; kept in the provenance
 
 
 def _description(one: enrichment_pb2.Description) -> Description:
@@ -108,10 +129,12 @@ def _description(one: enrichment_pb2.Description) -> Description:
             milliseconds=made.milliseconds,
             create_time=to_time(made.create_time),
             sampling=made.sampling,
+            author=made.author,
         )
         if one.HasField("provenance")
         else None,
         stale=one.stale,
+        replaced=_description(one.replaced) if one.HasField("replaced") else None,
     )
 
 
@@ -131,6 +154,56 @@ async def read_descriptions(
         originals.update(answer.original_texts)
         missing.extend(answer.missing_item_ids)
     return Descriptions(tuple(descriptions), originals, tuple(missing))
+
+
+async def list_all(
+    transport: Transport, catalog: str, *, recipe: str, include_failures: bool, page_size: int
+) -> AsyncGenerator[Description, None]:
+    """Iterates the descriptions of a recipe, page by page; each page is tried again by itself."""
+    request = enrichment_pb2.ListDescriptionsRequest(
+        catalog=catalog,
+        recipe=recipe,
+        include_failures=include_failures,
+        page_size=positive(page_size, name="page_size"),
+    )
+    while True:
+        answer = await transport.unary(LIST, request)
+        for one in answer.descriptions:
+            yield _description(one)
+        if not answer.next_page_token:
+            return
+        request.page_token = answer.next_page_token
+        request.recipe = answer.recipe_id  # the name may be bound to another recipe meanwhile
+
+
+async def write_edit(
+    transport: Transport, catalog: str, item_id: str, *, route: str, recipe: str, text: str, author: str
+) -> Description:
+    """Puts a text in the place of a description."""
+    request = enrichment_pb2.EditDescriptionRequest(
+        catalog=catalog,
+        item_id=one_id(item_id, name="item_id"),
+        route=one_id(route, name="route"),
+        recipe=recipe,
+        text=one_id(text, name="text"),
+        author=one_id(author, name="author"),
+    )
+    return _description((await transport.unary(EDIT, request)).description)
+
+
+async def write_withdrawal(
+    transport: Transport, catalog: str, item_id: str, *, route: str, recipe: str
+) -> Description | None:
+    """Takes a correction back."""
+    request = enrichment_pb2.EditDescriptionRequest(
+        catalog=catalog,
+        item_id=one_id(item_id, name="item_id"),
+        route=one_id(route, name="route"),
+        recipe=recipe,
+        withdraw=True,
+    )
+    answer = await transport.unary(EDIT, request)
+    return _description(answer.description) if answer.HasField("description") else None
 
 
 async def write_descriptions(
@@ -176,12 +249,12 @@ def _import_row(one: ImportedDescription, max_bytes: int) -> enrichment_pb2.Impo
     if not isinstance(one, ImportedDescription):
         raise InvalidInput(f"expected descriptions of type dmesr.ImportedDescription, got {type(one).__name__}")
     try:
-        row = enrichment_pb2.ImportedDescription(item_id=one.item_id, route=one.route, text=one.text)
+        row = enrichment_pb2.ImportedDescription(item_id=one.item_id, route=one.route, text=one.text, author=one.author)
     except (TypeError, UnicodeEncodeError) as error:
         return RejectedRow(
             ascii(one.item_id).strip("'"),
             "INVALID_FIELD",
-            f"the description of item {one.item_id!a} cannot be sent ({error}); id, route and text are text",
+            f"the description of item {one.item_id!a} cannot be sent ({error}); id, route, text and author are text",
             {"item_id": ascii(one.item_id), "error": str(error)},
         )
     if (size := row.ByteSize()) > max_bytes:

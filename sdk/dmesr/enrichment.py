@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import aclosing
 
 from dmesr.arguments import id_list, one_id, positive
 from dmesr.bridge import EventLoopThread
-from dmesr.descriptions import Descriptions, ImportedDescription, read_descriptions, write_descriptions
+from dmesr.descriptions import (
+    Description,
+    Descriptions,
+    ImportedDescription,
+    list_all,
+    read_descriptions,
+    write_descriptions,
+    write_edit,
+    write_withdrawal,
+)
+from dmesr.enrichment_stats import EnrichmentStats, read_enrichment_stats
+from dmesr.estimates import ESTIMATE, Estimate, estimate_from_wire
 from dmesr.jobs import GET, AsyncJob, Job, status_from_wire
+from dmesr.previews import PromptPreview, read_preview
 from dmesr.rows import UpsertSummary
 from dmesr.transport import Rpc, Transport
 from dmesr.v1 import enrichment_pb2
@@ -21,39 +33,11 @@ START = Rpc(
 RETRY = Rpc(
     "EnrichmentService/RetryJob", enrichment_pb2.RetryJobRequest, enrichment_pb2.RetryJobResponse, idempotent=True
 )
-ESTIMATE = Rpc(
-    "EnrichmentService/EstimateJob",
-    enrichment_pb2.EstimateJobRequest,
-    enrichment_pb2.EstimateJobResponse,
-    idempotent=True,
-)
 LIST = Rpc(
     "EnrichmentService/ListJobs", enrichment_pb2.ListJobsRequest, enrichment_pb2.ListJobsResponse, idempotent=True
 )
 _JOBS_PER_PAGE = 100
-
-
-@dataclass(frozen=True)
-class RouteEstimate:
-    """The work of one route."""
-
-    route: str
-    applicable: int  # items for which the route applies
-    reused: int  # items whose description exists already
-    to_describe: int
-    to_encode: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a job would do and cost."""
-
-    items: int  # that the job would look at
-    routes: tuple[RouteEstimate, ...]
-    seconds: float | None  # by the rates of earlier jobs; None when there were none
-    tokens: int | None  # None where the describer counts none
-    store_bytes: int
-    basis: str  # how the figures were got, in a sentence
+_ITEMS_PER_PAGE = 500  # whose descriptions come in one answer
 
 
 def _spec(
@@ -138,17 +122,7 @@ class AsyncEnrichment:
         answer = await self._transport.unary(
             ESTIMATE, enrichment_pb2.EstimateJobRequest(catalog=self._catalog, spec=spec)
         )
-        return Estimate(
-            items=answer.items,
-            routes=tuple(
-                RouteEstimate(one.route, one.applicable, one.reused, one.to_describe, one.to_encode)
-                for one in answer.routes
-            ),
-            seconds=answer.seconds if answer.HasField("seconds") else None,
-            tokens=answer.tokens if answer.HasField("tokens") else None,
-            store_bytes=answer.store_bytes,
-            basis=answer.basis,
-        )
+        return estimate_from_wire(answer)
 
     async def get(self, job_id: str) -> AsyncJob:
         """Finds a job by its id."""
@@ -179,6 +153,41 @@ class AsyncEnrichment:
     async def descriptions(self, item_ids: Iterable[str], *, recipe: str = "default") -> Descriptions:
         """Reads the descriptions of items."""
         return await read_descriptions(self._transport, self._catalog, item_ids, recipe=recipe)
+
+    async def list_descriptions(
+        self, *, recipe: str = "default", include_failures: bool = False, page_size: int = _ITEMS_PER_PAGE
+    ) -> AsyncIterator[Description]:
+        """Iterates all descriptions of a recipe, ordered by item."""
+        pages = list_all(
+            self._transport, self._catalog, recipe=recipe, include_failures=include_failures, page_size=page_size
+        )
+        async with aclosing(pages):
+            async for one in pages:
+                yield one
+
+    async def edit_description(
+        self, item_id: str, *, route: str, text: str, author: str, recipe: str = "default"
+    ) -> Description:
+        """Puts a person's correction in the place of a description."""
+        return await write_edit(
+            self._transport, self._catalog, item_id, route=route, recipe=recipe, text=text, author=author
+        )
+
+    async def withdraw_edit(self, item_id: str, *, route: str, recipe: str = "default") -> Description | None:
+        """Takes a person's correction back."""
+        return await write_withdrawal(self._transport, self._catalog, item_id, route=route, recipe=recipe)
+
+    async def preview(
+        self, item_id: str, *, route: str, recipe: str | None = None, describer: str | None = None
+    ) -> PromptPreview:
+        """Renders the prompt of one item and route."""
+        return await read_preview(
+            self._transport, self._catalog, item_id, route=route, recipe=recipe, describer=describer
+        )
+
+    async def stats(self, recipe: str = "default") -> EnrichmentStats:
+        """Tells what a recipe's descriptions are like."""
+        return await read_enrichment_stats(self._transport, self._catalog, recipe=recipe)
 
     async def import_descriptions(
         self,
@@ -299,6 +308,84 @@ class Enrichment:
             recipe: The recipe's name or id.
         """
         return self._loop.run(self._core.descriptions(item_ids, recipe=recipe))
+
+    def list_descriptions(
+        self, *, recipe: str = "default", include_failures: bool = False, page_size: int = _ITEMS_PER_PAGE
+    ) -> Iterator[Description]:
+        """Iterates all descriptions of a recipe with their provenance, ordered by item, at constant memory.
+
+        Args:
+            recipe: The recipe's name or id.
+            include_failures: Also those that failed: without a text, with their problem.
+            page_size: Items whose descriptions come in one answer.
+        """
+
+        def make() -> AsyncIterator[Description]:
+            return self._core.list_descriptions(recipe=recipe, include_failures=include_failures, page_size=page_size)
+
+        yield from self._loop.iterate(make, prefetch=page_size)
+
+    def edit_description(
+        self, item_id: str, *, route: str, text: str, author: str, recipe: str = "default"
+    ) -> Description:
+        """Puts a person's correction in the place of a description; no job touches it until it is withdrawn.
+
+        The next job encodes it. When the item changes the correction stays and is told to be stale. It belongs to the
+        item, the route and the description recipe: another model or prompt describes anew.
+
+        Args:
+            item_id: The item.
+            route: The route.
+            text: The text that is to stand.
+            author: Who writes it; kept in the provenance.
+            recipe: The recipe's name or id.
+
+        Returns:
+            The description as it stands now, with what it replaces.
+
+        Raises:
+            ItemNotFound: No such item.
+            UnknownRoute: The recipe has no such route.
+        """
+        return self._loop.run(
+            self._core.edit_description(item_id, route=route, text=text, author=author, recipe=recipe)
+        )
+
+    def withdraw_edit(self, item_id: str, *, route: str, recipe: str = "default") -> Description | None:
+        """Takes a person's correction back.
+
+        Returns:
+            What the describer had made; None where the next job makes it.
+
+        Raises:
+            CorrectionNotFound: Nobody has corrected this description.
+        """
+        return self._loop.run(self._core.withdraw_edit(item_id, route=route, recipe=recipe))
+
+    def preview(
+        self, item_id: str, *, route: str, recipe: str | None = None, describer: str | None = None
+    ) -> PromptPreview:
+        """Renders the prompt of one item and route as its describer would send it. Loads no model.
+
+        Args:
+            item_id: The item.
+            route: The route.
+            recipe: A recipe's name or id, whose describer is asked, with the prompts that are configured now.
+            describer: This one; that of the recipe, or the server's own, when None.
+
+        Raises:
+            NoPrompt: The describer works without prompts.
+            RouteNotApplicable: The item has no text or no picture.
+        """
+        return self._loop.run(self._core.preview(item_id, route=route, recipe=recipe, describer=describer))
+
+    def stats(self, recipe: str = "default") -> EnrichmentStats:
+        """Tells by route what a recipe's descriptions are like and what they took: coverage, length, tokens, failures.
+
+        Args:
+            recipe: The recipe's name or id.
+        """
+        return self._loop.run(self._core.stats(recipe))
 
     def import_descriptions(
         self,

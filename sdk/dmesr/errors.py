@@ -22,13 +22,14 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── CatalogNotFound              ├── ItemNotFound              ├── PictureNotFound
         │   ├── PictureFileNotFound          ├── JobNotFound               ├── RecipeNotFound
         │   ├── SourceNotFound               ├── VersionNotFound           ├── ModelNotFound
-        │   └── AliasNotFound
+        │   ├── AliasNotFound                └── CorrectionNotFound
         ├── AlreadyExists
         │   ├── CatalogExists                └── ModelExists
         ├── FailedPrecondition
         │   ├── WrongJobState                ├── DescriberUnavailable      ├── EncoderUnavailable
         │   ├── SourceReadOnly               ├── VectorMissing             ├── ModelNotReady
-        │   ├── NoEarlierModel               └── ModelInUse
+        │   ├── NoEarlierModel               ├── ModelInUse                ├── RouteNotApplicable
+        │   └── NoPrompt
         ├── PermissionDenied
         │   └── PictureUriNotAllowed
         ├── Aborted
@@ -48,7 +49,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import grpc
 
@@ -271,6 +272,10 @@ class AliasNotFound(NotFound, reason="ALIAS_NOT_FOUND"):
     """No such alias in the catalog."""
 
 
+class CorrectionNotFound(NotFound, reason="CORRECTION_NOT_FOUND"):
+    """There is no such correction of a description."""
+
+
 class AlreadyExists(ApiError, code=grpc.StatusCode.ALREADY_EXISTS):
     """What the call would make is there."""
 
@@ -322,6 +327,14 @@ class ModelInUse(FailedPrecondition, reason="MODEL_IN_USE"):
     """The model is behind an alias and cannot be deleted."""
 
 
+class RouteNotApplicable(FailedPrecondition, reason="ROUTE_NOT_APPLICABLE"):
+    """The route does not apply to the item: it has no text, or no picture."""
+
+
+class NoPrompt(FailedPrecondition, reason="NO_PROMPT"):
+    """The describer works without prompts, so there is none to show."""
+
+
 class PermissionDenied(ApiError, code=grpc.StatusCode.PERMISSION_DENIED):
     """The server does not allow it."""
 
@@ -371,48 +384,6 @@ def by_reason(reason: str, message: str, *, metadata: Mapping[str, str] | None =
     return _REASONS.get(reason, ApiError)(message, reason=reason, metadata=metadata)
 
 
-def from_rpc(error: grpc.aio.AioRpcError, *, target: str, call: str, seconds: float | None) -> DmesrError:
-    """Turns a failed RPC into the error of the tree.
-
-    Args:
-        error: What grpc raised.
-        target: The server's address.
-        call: What was called, for instance "ItemService/GetItems".
-        seconds: The deadline that the call ran under, or None.
-    """
-    # Imported here because google.rpc is only needed once something has failed.
-    from google.rpc import error_details_pb2
-    from grpc_status import rpc_status
-
-    code, details = error.code(), error.details() or ""
-    info = error_details_pb2.ErrorInfo()
-    bad_request = error_details_pb2.BadRequest()
-    try:
-        status = rpc_status.from_call(cast(grpc.Call, error))  # it has what a call has; the stubs do not know
-    except ValueError:  # a peer whose status contradicts its details: the plain code is what counts
-        status = None
-    for detail in status.details if status is not None else ():
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(bad_request.DESCRIPTOR):
-            detail.Unpack(bad_request)
-    violations = tuple(Violation(field.field, field.description) for field in bad_request.field_violations)
-    if info.domain == ERROR_DOMAIN:
-        kind = _REASONS.get(info.reason) or _GROUPS.get(code, ApiError)
-        return kind(details, reason=info.reason, metadata=info.metadata, violations=violations, code=code)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return ServerUnavailable(
-            f"the server at {target} cannot be reached ({call}: {details}); is it running, and is this its address?",
-            target=target,
-        )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        within = f" within {seconds:g} s" if seconds is not None else " in time"
-        return DeadlineExceeded(f"{call} at {target} gave no answer{within}; allow more by connect(timeout=Timeout(…))")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        # grpc itself refuses such a message before any code of the server sees it.
-        return RequestTooLarge(f"{call}: {details}; send less in one call", code=code)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return ApiError(f"the server at {target} has no {call}: {details or 'is it a dmesr server?'}", code=code)
-    return _GROUPS.get(code, ApiError)(
-        f"{call} at {target} failed with {code.name}: {details}", reason="", violations=violations, code=code
-    )
+def kind_of(reason: str, code: grpc.StatusCode) -> type[ApiError]:
+    """The class of a reason, or of a code where this version does not know the reason."""
+    return _REASONS.get(reason) or _GROUPS.get(code, ApiError)

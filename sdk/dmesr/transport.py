@@ -27,8 +27,8 @@ from dmesr.errors import (
     InvalidInput,
     ServerUnavailable,
     StoreUnavailable,
-    from_rpc,
 )
+from dmesr.rpc_errors import from_rpc
 from dmesr.status import final_status, with_first_status
 from dmesr.v1 import admin_pb2
 

@@ -19,6 +19,7 @@ ERRORS = re.findall(
     r"\w+",
     """
     Aborted AliasNotFound AlreadyExists ApiError AttributesTooLarge CatalogExists CatalogNotFound ClientClosed
+    CorrectionNotFound NoPrompt RouteNotApplicable
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
     InvalidField InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
@@ -33,9 +34,10 @@ ERRORS = re.findall(
 VALUES = re.findall(
     r"\w+",
     """
-    Catalog Client DeleteSummary Description Descriptions EmbeddingStats Embeddings Estimate
+    Catalog Client DeleteSummary Description Descriptions EmbeddingStats Embeddings EnrichmentStats Estimate
     ImportedDescription Item ItemsFound Job JobState JobStatus KEEP_PICTURE Limits Model ModelState Neighbour
-    Pin Problem Provenance Recipe Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
+    Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
+    Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout UpsertSummary
     """,
 )
@@ -101,8 +103,8 @@ def test_every_public_call_is_documented(sync: type, core: type):
 RPCS = {
     rpc.name: rpc
     for module in (
-        "admin", "descriptions", "embeddings", "enrichment", "items", "jobs", "models", "pictures", "pins",
-        "recommendations", "transport",
+        "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs", "models",
+        "pictures", "pins", "previews", "recommendations", "transport",
     )
     for rpc in vars(import_module(f"dmesr.{module}")).values()
     if isinstance(rpc, Rpc)
@@ -130,6 +132,7 @@ def test_only_reads_and_calls_with_an_identity_are_sent_twice():
         "EmbeddingService/ReleasePin",
         "EmbeddingService/WriteEmbeddings",
         "EnrichmentService/CancelJob",
+        "EnrichmentService/EditDescription",
         "EnrichmentService/ImportDescriptions",
         "ItemService/DeleteItems",
         "ItemService/UploadPictures",

@@ -156,6 +156,7 @@ async def test_imported_descriptions_are_encoded_by_a_job(world: World):
         "text": (1, 0, 1, 0, 1),
         "image": (2, 0, 2, 0, 2),
         "hybrid": (0, 0, 0, 0, 0),
+        "reflect": (0, 0, 0, 0, 0),
     }
     assert world.present("1", "2", "3") == {
         "1": {"original", "text", "image"},
@@ -175,7 +176,7 @@ async def test_imported_descriptions_are_encoded_by_a_job(world: World):
     again = bring_in(world, ImportRow("1", "text", "A tense duel."), ImportRow("1", "image", "Los Angeles at night."))
     assert outcomes(again) == ["updated", "updated"]  # the first one was made from another item before
     second = await world.run(JobSpec(describer="import"))
-    assert counts(second, "encoded") == {"original": 1, "text": 0, "image": 1, "hybrid": 0}
+    assert counts(second, "encoded") == {"original": 1, "text": 0, "image": 1, "hybrid": 0, "reflect": 0}
     assert outcomes(bring_in(world, ImportRow("2", "image", "A case full of ice."))) == ["unchanged"]
 
 
@@ -239,6 +240,7 @@ async def test_name_that_moves_while_a_job_waits_does_not_move_the_job(world: Wo
             "text": routes.text_hash("By one."),
             "image": None,
             "hybrid": None,
+            "reflect": None,
         }
     }
 

@@ -20,6 +20,9 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
+from dmesr.v1.errors_pb2 import (
+    ErrorReason,
+)
 from dmesr.v1.items_pb2 import (
     RowProblem,
     RowResult,
@@ -361,6 +364,9 @@ class EstimateJobResponse(Message):
     TOKENS_FIELD_NUMBER: int
     STORE_BYTES_FIELD_NUMBER: int
     BASIS_FIELD_NUMBER: int
+    TOKENS_IN_FIELD_NUMBER: int
+    TOKENS_OUT_FIELD_NUMBER: int
+    SAMPLE_DESCRIPTIONS_FIELD_NUMBER: int
     items: int
     """Items that the job would look at."""
     seconds: float
@@ -371,6 +377,12 @@ class EstimateJobResponse(Message):
     """Bytes of vectors and descriptions to be stored."""
     basis: str
     """How the figures were got, in a sentence."""
+    tokens_in: int
+    """Those of `tokens` that are read: prompts and pictures, each round of refinement anew."""
+    tokens_out: int
+    """Those of `tokens` that are written."""
+    sample_descriptions: int
+    """Descriptions of earlier jobs that time and tokens were measured on; 0 when there were none."""
     @property
     def routes(self) -> RepeatedCompositeFieldContainer[RouteEstimate]:
         """The work by route."""
@@ -384,13 +396,20 @@ class EstimateJobResponse(Message):
         tokens: int | None = ...,
         store_bytes: int = ...,
         basis: str = ...,
+        tokens_in: int | None = ...,
+        tokens_out: int | None = ...,
+        sample_descriptions: int = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["_seconds", b"_seconds", "_tokens", b"_tokens", "seconds", b"seconds", "tokens", b"tokens"]) -> bool: ...
-    def ClearField(self, field_name: Literal["_seconds", b"_seconds", "_tokens", b"_tokens", "basis", b"basis", "items", b"items", "routes", b"routes", "seconds", b"seconds", "store_bytes", b"store_bytes", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: Literal["_seconds", b"_seconds", "_tokens", b"_tokens", "_tokens_in", b"_tokens_in", "_tokens_out", b"_tokens_out", "seconds", b"seconds", "tokens", b"tokens", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]) -> bool: ...
+    def ClearField(self, field_name: Literal["_seconds", b"_seconds", "_tokens", b"_tokens", "_tokens_in", b"_tokens_in", "_tokens_out", b"_tokens_out", "basis", b"basis", "items", b"items", "routes", b"routes", "sample_descriptions", b"sample_descriptions", "seconds", b"seconds", "store_bytes", b"store_bytes", "tokens", b"tokens", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]) -> None: ...
     @overload
     def WhichOneof(self, oneof_group: Literal["_seconds", b"_seconds"]) -> Literal["seconds"] | None: ...
     @overload
     def WhichOneof(self, oneof_group: Literal["_tokens", b"_tokens"]) -> Literal["tokens"] | None: ...
+    @overload
+    def WhichOneof(self, oneof_group: Literal["_tokens_in", b"_tokens_in"]) -> Literal["tokens_in"] | None: ...
+    @overload
+    def WhichOneof(self, oneof_group: Literal["_tokens_out", b"_tokens_out"]) -> Literal["tokens_out"] | None: ...
 
 @final
 class GetJobRequest(Message):
@@ -604,10 +623,11 @@ class Provenance(Message):
     MILLISECONDS_FIELD_NUMBER: int
     CREATE_TIME_FIELD_NUMBER: int
     SAMPLING_FIELD_NUMBER: int
+    AUTHOR_FIELD_NUMBER: int
     description_recipe_id: str
     """The description recipe's id: what makes two descriptions comparable."""
     describer: str
-    """The describer, for instance "palette", "vllm", "import"."""
+    """The describer, for instance "palette", "vllm", "import"; "person" for a correction."""
     is_mllm: bool
     """False where no multimodal LLM was involved."""
     model: str
@@ -634,6 +654,8 @@ class Provenance(Message):
     """Time spent on this description, in milliseconds."""
     sampling: str
     """Sampling settings and seed as canonical JSON."""
+    author: str
+    """Who wrote the text, where a person did."""
     @property
     def create_time(self) -> Timestamp:
         """When it was made."""
@@ -657,9 +679,10 @@ class Provenance(Message):
         milliseconds: float = ...,
         create_time: Timestamp | None = ...,
         sampling: str = ...,
+        author: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["create_time", b"create_time"]) -> bool: ...
-    def ClearField(self, field_name: Literal["content_hash", b"content_hash", "create_time", b"create_time", "describer", b"describer", "description_recipe_id", b"description_recipe_id", "engine", b"engine", "is_mllm", b"is_mllm", "milliseconds", b"milliseconds", "model", b"model", "picture_sha256", b"picture_sha256", "prompt_revision", b"prompt_revision", "rounds", b"rounds", "sampling", b"sampling", "stop_reason", b"stop_reason", "tokens_cached", b"tokens_cached", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]) -> None: ...
+    def ClearField(self, field_name: Literal["author", b"author", "content_hash", b"content_hash", "create_time", b"create_time", "describer", b"describer", "description_recipe_id", b"description_recipe_id", "engine", b"engine", "is_mllm", b"is_mllm", "milliseconds", b"milliseconds", "model", b"model", "picture_sha256", b"picture_sha256", "prompt_revision", b"prompt_revision", "rounds", b"rounds", "sampling", b"sampling", "stop_reason", b"stop_reason", "tokens_cached", b"tokens_cached", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out"]) -> None: ...
 
 @final
 class Description(Message):
@@ -673,6 +696,7 @@ class Description(Message):
     PROBLEM_FIELD_NUMBER: int
     PROVENANCE_FIELD_NUMBER: int
     STALE_FIELD_NUMBER: int
+    REPLACED_FIELD_NUMBER: int
     item_id: str
     """The item."""
     route: str
@@ -680,7 +704,9 @@ class Description(Message):
     text: str
     """The text; empty when it failed."""
     stale: bool
-    """True when the item has changed since: the next job will make it anew."""
+    """True when the item has changed since. The next job makes it anew; a correction stays until it is withdrawn or
+    written anew.
+    """
     @property
     def problem(self) -> RowProblem:
         """Why there is no text."""
@@ -688,6 +714,10 @@ class Description(Message):
     @property
     def provenance(self) -> Provenance:
         """How it came to be."""
+
+    @property
+    def replaced(self) -> Description:
+        """What the describer had made, where a person's correction stands in its place."""
 
     def __init__(
         self,
@@ -698,9 +728,10 @@ class Description(Message):
         problem: RowProblem | None = ...,
         provenance: Provenance | None = ...,
         stale: bool = ...,
+        replaced: Description | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["problem", b"problem", "provenance", b"provenance"]) -> bool: ...
-    def ClearField(self, field_name: Literal["item_id", b"item_id", "problem", b"problem", "provenance", b"provenance", "route", b"route", "stale", b"stale", "text", b"text"]) -> None: ...
+    def HasField(self, field_name: Literal["problem", b"problem", "provenance", b"provenance", "replaced", b"replaced"]) -> bool: ...
+    def ClearField(self, field_name: Literal["item_id", b"item_id", "problem", b"problem", "provenance", b"provenance", "replaced", b"replaced", "route", b"route", "stale", b"stale", "text", b"text"]) -> None: ...
 
 @final
 class GetDescriptionsRequest(Message):
@@ -775,6 +806,64 @@ class GetDescriptionsResponse(Message):
     def ClearField(self, field_name: Literal["descriptions", b"descriptions", "missing_item_ids", b"missing_item_ids", "original_texts", b"original_texts"]) -> None: ...
 
 @final
+class ListDescriptionsRequest(Message):
+    """Which page of descriptions to list."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    RECIPE_FIELD_NUMBER: int
+    INCLUDE_FAILURES_FIELD_NUMBER: int
+    PAGE_SIZE_FIELD_NUMBER: int
+    PAGE_TOKEN_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    recipe: str
+    """The recipe's name or id; "default" when empty. Give the id to stay with it when the name is bound anew meanwhile."""
+    include_failures: bool
+    """List failures too: descriptions without a text, with their problem."""
+    page_size: int
+    """Wanted number of items whose descriptions make a page; coerced to 1,000 at most, 100 when 0."""
+    page_token: str
+    """The token of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        recipe: str = ...,
+        include_failures: bool = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "include_failures", b"include_failures", "page_size", b"page_size", "page_token", b"page_token", "recipe", b"recipe"]) -> None: ...
+
+@final
+class ListDescriptionsResponse(Message):
+    """A page of descriptions, ordered by item id; within an item as in GetDescriptions. All of an item are on one page."""
+
+    DESCRIPTOR: Descriptor
+
+    DESCRIPTIONS_FIELD_NUMBER: int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: int
+    RECIPE_ID_FIELD_NUMBER: int
+    next_page_token: str
+    """Empty on the last page. A page without descriptions may have one."""
+    recipe_id: str
+    """The id of the recipe."""
+    @property
+    def descriptions(self) -> RepeatedCompositeFieldContainer[Description]:
+        """The descriptions; corrections stand in the place of what they correct."""
+
+    def __init__(
+        self,
+        *,
+        descriptions: Iterable[Description] | None = ...,
+        next_page_token: str = ...,
+        recipe_id: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["descriptions", b"descriptions", "next_page_token", b"next_page_token", "recipe_id", b"recipe_id"]) -> None: ...
+
+@final
 class ImportedDescription(Message):
     """One description made elsewhere."""
 
@@ -783,20 +872,24 @@ class ImportedDescription(Message):
     ITEM_ID_FIELD_NUMBER: int
     ROUTE_FIELD_NUMBER: int
     TEXT_FIELD_NUMBER: int
+    AUTHOR_FIELD_NUMBER: int
     item_id: str
     """The item."""
     route: str
     """The route it stands for."""
     text: str
     """The text."""
+    author: str
+    """Who wrote it, where a person did; kept in the provenance."""
     def __init__(
         self,
         *,
         item_id: str = ...,
         route: str = ...,
         text: str = ...,
+        author: str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["item_id", b"item_id", "route", b"route", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: Literal["author", b"author", "item_id", b"item_id", "route", b"route", "text", b"text"]) -> None: ...
 
 @final
 class ImportDescriptionsRequest(Message):
@@ -849,3 +942,376 @@ class ImportDescriptionsResponse(Message):
         results: Iterable[RowResult] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: Literal["results", b"results"]) -> None: ...
+
+@final
+class EditDescriptionRequest(Message):
+    """A person's correction of one description. It belongs to the item, the route and the description recipe."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    ITEM_ID_FIELD_NUMBER: int
+    ROUTE_FIELD_NUMBER: int
+    RECIPE_FIELD_NUMBER: int
+    TEXT_FIELD_NUMBER: int
+    WITHDRAW_FIELD_NUMBER: int
+    AUTHOR_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    item_id: str
+    """The item."""
+    route: str
+    """The route."""
+    recipe: str
+    """The recipe's name or id; "default" when empty."""
+    text: str
+    """The text that is to stand, at most 64 KiB."""
+    withdraw: bool
+    """True takes the correction back; what the describer made stands again, or is made by the next job."""
+    author: str
+    """Who corrects it; kept in the provenance. Must be given with a text."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        item_id: str = ...,
+        route: str = ...,
+        recipe: str = ...,
+        text: str = ...,
+        withdraw: bool = ...,
+        author: str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["change", b"change", "text", b"text", "withdraw", b"withdraw"]) -> bool: ...
+    def ClearField(self, field_name: Literal["author", b"author", "catalog", b"catalog", "change", b"change", "item_id", b"item_id", "recipe", b"recipe", "route", b"route", "text", b"text", "withdraw", b"withdraw"]) -> None: ...
+    def WhichOneof(self, oneof_group: Literal["change", b"change"]) -> Literal["text", "withdraw"] | None: ...
+
+@final
+class EditDescriptionResponse(Message):
+    """What stands now."""
+
+    DESCRIPTOR: Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: int
+    @property
+    def description(self) -> Description:
+        """The description; absent after a withdrawal where the describer has made none."""
+
+    def __init__(
+        self,
+        *,
+        description: Description | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["description", b"description"]) -> bool: ...
+    def ClearField(self, field_name: Literal["description", b"description"]) -> None: ...
+
+@final
+class PreviewPromptRequest(Message):
+    """Whose prompt to render."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    ITEM_ID_FIELD_NUMBER: int
+    ROUTE_FIELD_NUMBER: int
+    DESCRIBER_FIELD_NUMBER: int
+    RECIPE_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    item_id: str
+    """The item."""
+    route: str
+    """The route."""
+    describer: str
+    """The describer; that of the recipe when empty, or the server's configured one where no recipe is given either."""
+    recipe: str
+    """A recipe's name or id, whose describer is asked. Prompts and settings are those that are configured now."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        item_id: str = ...,
+        route: str = ...,
+        describer: str = ...,
+        recipe: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "describer", b"describer", "item_id", b"item_id", "recipe", b"recipe", "route", b"route"]) -> None: ...
+
+@final
+class PromptTurn(Message):
+    """One turn of a prompt."""
+
+    DESCRIPTOR: Descriptor
+
+    ROLE_FIELD_NUMBER: int
+    TEXT_FIELD_NUMBER: int
+    HAS_PICTURE_FIELD_NUMBER: int
+    ROUND_FIELD_NUMBER: int
+    IS_PLACEHOLDER_FIELD_NUMBER: int
+    role: str
+    """Who speaks: "system", "user" or "assistant"."""
+    text: str
+    """What is said, filled in for the item."""
+    has_picture: bool
+    """True when the picture is shown before the text."""
+    round: int
+    """The round of refinement that asks it; 0 for the turns that ask for the description itself."""
+    is_placeholder: bool
+    """True where the text only says what will stand there: an answer that the model has yet to give."""
+    def __init__(
+        self,
+        *,
+        role: str = ...,
+        text: str = ...,
+        has_picture: bool = ...,
+        round: int = ...,
+        is_placeholder: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["has_picture", b"has_picture", "is_placeholder", b"is_placeholder", "role", b"role", "round", b"round", "text", b"text"]) -> None: ...
+
+@final
+class PreviewPromptResponse(Message):
+    """The prompt as it would be sent."""
+
+    DESCRIPTOR: Descriptor
+
+    DESCRIBER_FIELD_NUMBER: int
+    MODEL_FIELD_NUMBER: int
+    PROMPT_REVISION_FIELD_NUMBER: int
+    DESCRIPTION_RECIPE_ID_FIELD_NUMBER: int
+    TURNS_FIELD_NUMBER: int
+    PICTURE_WIDTH_PX_FIELD_NUMBER: int
+    PICTURE_HEIGHT_PX_FIELD_NUMBER: int
+    PICTURE_TOKENS_FIELD_NUMBER: int
+    ASKED_DESCRIPTION_RECIPE_ID_FIELD_NUMBER: int
+    describer: str
+    """The describer."""
+    model: str
+    """The model and its revision."""
+    prompt_revision: str
+    """The prompts' revision."""
+    description_recipe_id: str
+    """The description recipe that the describer makes now. Where a recipe was asked for and has another one, the
+    settings have changed since.
+    """
+    picture_width_px: int
+    """Width of the picture as it is sent, in pixels; 0 where none is."""
+    picture_height_px: int
+    """Its height in pixels."""
+    picture_tokens: int
+    """The picture's size in tokens; absent where it cannot be told without the model."""
+    asked_description_recipe_id: str
+    """The description recipe that the asked recipe has for the route; empty where no recipe was asked for."""
+    @property
+    def turns(self) -> RepeatedCompositeFieldContainer[PromptTurn]:
+        """The turns in order. A refined route has those of one round of review and revision after the first question."""
+
+    def __init__(
+        self,
+        *,
+        describer: str = ...,
+        model: str = ...,
+        prompt_revision: str = ...,
+        description_recipe_id: str = ...,
+        turns: Iterable[PromptTurn] | None = ...,
+        picture_width_px: int = ...,
+        picture_height_px: int = ...,
+        picture_tokens: int | None = ...,
+        asked_description_recipe_id: str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["_picture_tokens", b"_picture_tokens", "picture_tokens", b"picture_tokens"]) -> bool: ...
+    def ClearField(self, field_name: Literal["_picture_tokens", b"_picture_tokens", "asked_description_recipe_id", b"asked_description_recipe_id", "describer", b"describer", "description_recipe_id", b"description_recipe_id", "model", b"model", "picture_height_px", b"picture_height_px", "picture_tokens", b"picture_tokens", "picture_width_px", b"picture_width_px", "prompt_revision", b"prompt_revision", "turns", b"turns"]) -> None: ...
+    def WhichOneof(self, oneof_group: Literal["_picture_tokens", b"_picture_tokens"]) -> Literal["picture_tokens"] | None: ...
+
+@final
+class GetEnrichmentStatsRequest(Message):
+    """Whose figures to read."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    RECIPE_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    recipe: str
+    """The recipe's name or id; "default" when empty."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        recipe: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "recipe", b"recipe"]) -> None: ...
+
+@final
+class FailureCount(Message):
+    """Failures of one reason."""
+
+    DESCRIPTOR: Descriptor
+
+    REASON_FIELD_NUMBER: int
+    COUNT_FIELD_NUMBER: int
+    reason: ErrorReason.ValueType
+    """The reason."""
+    count: int
+    """Descriptions that failed with it."""
+    def __init__(
+        self,
+        *,
+        reason: ErrorReason.ValueType = ...,
+        count: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["count", b"count", "reason", b"reason"]) -> None: ...
+
+@final
+class RefinementStats(Message):
+    """What refinement did to the descriptions of one route (hybrid, mode "rounds")."""
+
+    DESCRIPTOR: Descriptor
+
+    REFINED_FIELD_NUMBER: int
+    MEAN_ROUNDS_FIELD_NUMBER: int
+    GAIN_FIELD_NUMBER: int
+    NEW_WORDS_BY_ROUND_FIELD_NUMBER: int
+    refined: int
+    """Descriptions that were refined."""
+    mean_rounds: float
+    """Mean rounds of review that they took."""
+    gain: float
+    """New content words of all revisions as a share of the drafts' content words."""
+    @property
+    def new_words_by_round(self) -> RepeatedScalarFieldContainer[float]:
+        """Mean new content words that the first revision brought, the second, and so on; over the texts that had it."""
+
+    def __init__(
+        self,
+        *,
+        refined: int = ...,
+        mean_rounds: float = ...,
+        gain: float = ...,
+        new_words_by_round: Iterable[float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["gain", b"gain", "mean_rounds", b"mean_rounds", "new_words_by_round", b"new_words_by_round", "refined", b"refined"]) -> None: ...
+
+@final
+class RouteStats(Message):
+    """The descriptions of one route by one recipe."""
+
+    DESCRIPTOR: Descriptor
+
+    @final
+    class StopReasonsEntry(Message):
+        DESCRIPTOR: Descriptor
+
+        KEY_FIELD_NUMBER: int
+        VALUE_FIELD_NUMBER: int
+        key: str
+        value: int
+        def __init__(
+            self,
+            *,
+            key: str = ...,
+            value: int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    ROUTE_FIELD_NUMBER: int
+    DESCRIPTION_RECIPE_ID_FIELD_NUMBER: int
+    APPLICABLE_FIELD_NUMBER: int
+    DESCRIBED_FIELD_NUMBER: int
+    STALE_FIELD_NUMBER: int
+    CORRECTED_FIELD_NUMBER: int
+    FAILURES_FIELD_NUMBER: int
+    MEAN_WORDS_FIELD_NUMBER: int
+    TOKENS_IN_FIELD_NUMBER: int
+    TOKENS_OUT_FIELD_NUMBER: int
+    TOKENS_CACHED_FIELD_NUMBER: int
+    MILLISECONDS_FIELD_NUMBER: int
+    TOKENS_PER_SECOND_FIELD_NUMBER: int
+    STOP_REASONS_FIELD_NUMBER: int
+    REFINEMENT_FIELD_NUMBER: int
+    route: str
+    """The route's name."""
+    description_recipe_id: str
+    """The description recipe's id."""
+    applicable: int
+    """Items for which the route applies or that a person described nonetheless."""
+    described: int
+    """Those that have a text, stale ones and corrections included."""
+    stale: int
+    """Those of `described` whose item has changed since."""
+    corrected: int
+    """Those of `described` that a person corrected."""
+    mean_words: float
+    """Mean length of the texts in words; scripts without spaces count each character as one."""
+    tokens_in: int
+    """Tokens read for the texts."""
+    tokens_out: int
+    """Tokens written."""
+    tokens_cached: int
+    """Those of `tokens_in` that the prefix cache saved."""
+    milliseconds: float
+    """Time that the descriptions took, each by its own clock, in milliseconds."""
+    tokens_per_second: float
+    """Tokens written in a second of describing: by the descriptions' own clocks, and by how many were made side by side
+    in the jobs that made such descriptions. Absent where no tokens were counted.
+    """
+    @property
+    def failures(self) -> RepeatedCompositeFieldContainer[FailureCount]:
+        """Failures by reason, the most frequent first."""
+
+    @property
+    def stop_reasons(self) -> ScalarMap[str, int]:
+        """Why generation ended, with how often."""
+
+    @property
+    def refinement(self) -> RefinementStats:
+        """What refinement did; absent where nothing was refined."""
+
+    def __init__(
+        self,
+        *,
+        route: str = ...,
+        description_recipe_id: str = ...,
+        applicable: int = ...,
+        described: int = ...,
+        stale: int = ...,
+        corrected: int = ...,
+        failures: Iterable[FailureCount] | None = ...,
+        mean_words: float = ...,
+        tokens_in: int = ...,
+        tokens_out: int = ...,
+        tokens_cached: int = ...,
+        milliseconds: float = ...,
+        tokens_per_second: float | None = ...,
+        stop_reasons: Mapping[str, int] | None = ...,
+        refinement: RefinementStats | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["_tokens_per_second", b"_tokens_per_second", "refinement", b"refinement", "tokens_per_second", b"tokens_per_second"]) -> bool: ...
+    def ClearField(self, field_name: Literal["_tokens_per_second", b"_tokens_per_second", "applicable", b"applicable", "corrected", b"corrected", "described", b"described", "description_recipe_id", b"description_recipe_id", "failures", b"failures", "mean_words", b"mean_words", "milliseconds", b"milliseconds", "refinement", b"refinement", "route", b"route", "stale", b"stale", "stop_reasons", b"stop_reasons", "tokens_cached", b"tokens_cached", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "tokens_per_second", b"tokens_per_second"]) -> None: ...
+    def WhichOneof(self, oneof_group: Literal["_tokens_per_second", b"_tokens_per_second"]) -> Literal["tokens_per_second"] | None: ...
+
+@final
+class GetEnrichmentStatsResponse(Message):
+    """The figures of a recipe."""
+
+    DESCRIPTOR: Descriptor
+
+    RECIPE_ID_FIELD_NUMBER: int
+    ITEMS_FIELD_NUMBER: int
+    ROUTES_FIELD_NUMBER: int
+    recipe_id: str
+    """The id of the recipe."""
+    items: int
+    """Items of the catalog."""
+    @property
+    def routes(self) -> RepeatedCompositeFieldContainer[RouteStats]:
+        """The routes of the recipe, "text", "image", "hybrid" and then others."""
+
+    def __init__(
+        self,
+        *,
+        recipe_id: str = ...,
+        items: int = ...,
+        routes: Iterable[RouteStats] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["items", b"items", "recipe_id", b"recipe_id", "routes", b"routes"]) -> None: ...

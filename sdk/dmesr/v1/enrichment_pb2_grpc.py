@@ -55,10 +55,30 @@ class EnrichmentServiceStub(object):
                 request_serializer=dmesr_dot_v1_dot_enrichment__pb2.GetDescriptionsRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.GetDescriptionsResponse.FromString,
                 )
+        self.ListDescriptions = channel.unary_unary(
+                '/dmesr.v1.EnrichmentService/ListDescriptions',
+                request_serializer=dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsResponse.FromString,
+                )
         self.ImportDescriptions = channel.stream_stream(
                 '/dmesr.v1.EnrichmentService/ImportDescriptions',
                 request_serializer=dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsResponse.FromString,
+                )
+        self.EditDescription = channel.unary_unary(
+                '/dmesr.v1.EnrichmentService/EditDescription',
+                request_serializer=dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionResponse.FromString,
+                )
+        self.PreviewPrompt = channel.unary_unary(
+                '/dmesr.v1.EnrichmentService/PreviewPrompt',
+                request_serializer=dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptResponse.FromString,
+                )
+        self.GetEnrichmentStats = channel.unary_unary(
+                '/dmesr.v1.EnrichmentService/GetEnrichmentStats',
+                request_serializer=dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsResponse.FromString,
                 )
 
 
@@ -122,8 +142,36 @@ class EnrichmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDescriptions(self, request, context):
+        """Lists all descriptions of a recipe with their provenance, a page at a time, ordered by item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportDescriptions(self, request_iterator, context):
         """Brings in descriptions that were made elsewhere, as recipes of the describer "import".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EditDescription(self, request, context):
+        """Puts a person's correction in the place of a description, or withdraws it. The next job encodes the text that stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewPrompt(self, request, context):
+        """Renders the prompt of one item and route as its describer would send it. Generates nothing and loads no model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEnrichmentStats(self, request, context):
+        """Tells by route what a recipe's descriptions are like and what they took. Reads all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,10 +220,30 @@ def add_EnrichmentServiceServicer_to_server(servicer, server):
                     request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.GetDescriptionsRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_enrichment__pb2.GetDescriptionsResponse.SerializeToString,
             ),
+            'ListDescriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDescriptions,
+                    request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsResponse.SerializeToString,
+            ),
             'ImportDescriptions': grpc.stream_stream_rpc_method_handler(
                     servicer.ImportDescriptions,
                     request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsResponse.SerializeToString,
+            ),
+            'EditDescription': grpc.unary_unary_rpc_method_handler(
+                    servicer.EditDescription,
+                    request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionResponse.SerializeToString,
+            ),
+            'PreviewPrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPrompt,
+                    request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptResponse.SerializeToString,
+            ),
+            'GetEnrichmentStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnrichmentStats,
+                    request_deserializer=dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -325,6 +393,23 @@ class EnrichmentService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def ListDescriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.EnrichmentService/ListDescriptions',
+            dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsRequest.SerializeToString,
+            dmesr_dot_v1_dot_enrichment__pb2.ListDescriptionsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def ImportDescriptions(request_iterator,
             target,
             options=(),
@@ -338,5 +423,56 @@ class EnrichmentService(object):
         return grpc.experimental.stream_stream(request_iterator, target, '/dmesr.v1.EnrichmentService/ImportDescriptions',
             dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsRequest.SerializeToString,
             dmesr_dot_v1_dot_enrichment__pb2.ImportDescriptionsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def EditDescription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.EnrichmentService/EditDescription',
+            dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionRequest.SerializeToString,
+            dmesr_dot_v1_dot_enrichment__pb2.EditDescriptionResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PreviewPrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.EnrichmentService/PreviewPrompt',
+            dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptRequest.SerializeToString,
+            dmesr_dot_v1_dot_enrichment__pb2.PreviewPromptResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetEnrichmentStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.EnrichmentService/GetEnrichmentStats',
+            dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsRequest.SerializeToString,
+            dmesr_dot_v1_dot_enrichment__pb2.GetEnrichmentStatsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -15,16 +15,24 @@ from collections.abc import (
 from dmesr.v1.enrichment_pb2 import (
     CancelJobRequest,
     CancelJobResponse,
+    EditDescriptionRequest,
+    EditDescriptionResponse,
     EstimateJobRequest,
     EstimateJobResponse,
     GetDescriptionsRequest,
     GetDescriptionsResponse,
+    GetEnrichmentStatsRequest,
+    GetEnrichmentStatsResponse,
     GetJobRequest,
     GetJobResponse,
     ImportDescriptionsRequest,
     ImportDescriptionsResponse,
+    ListDescriptionsRequest,
+    ListDescriptionsResponse,
     ListJobsRequest,
     ListJobsResponse,
+    PreviewPromptRequest,
+    PreviewPromptResponse,
     RetryJobRequest,
     RetryJobResponse,
     StartJobRequest,
@@ -112,11 +120,35 @@ class EnrichmentServiceStub:
     ]
     """Reads the descriptions of items, with their provenance."""
 
+    ListDescriptions: UnaryUnaryMultiCallable[
+        ListDescriptionsRequest,
+        ListDescriptionsResponse,
+    ]
+    """Lists all descriptions of a recipe with their provenance, a page at a time, ordered by item."""
+
     ImportDescriptions: StreamStreamMultiCallable[
         ImportDescriptionsRequest,
         ImportDescriptionsResponse,
     ]
     """Brings in descriptions that were made elsewhere, as recipes of the describer "import"."""
+
+    EditDescription: UnaryUnaryMultiCallable[
+        EditDescriptionRequest,
+        EditDescriptionResponse,
+    ]
+    """Puts a person's correction in the place of a description, or withdraws it. The next job encodes the text that stands."""
+
+    PreviewPrompt: UnaryUnaryMultiCallable[
+        PreviewPromptRequest,
+        PreviewPromptResponse,
+    ]
+    """Renders the prompt of one item and route as its describer would send it. Generates nothing and loads no model."""
+
+    GetEnrichmentStats: UnaryUnaryMultiCallable[
+        GetEnrichmentStatsRequest,
+        GetEnrichmentStatsResponse,
+    ]
+    """Tells by route what a recipe's descriptions are like and what they took. Reads all of them."""
 
 class EnrichmentServiceAsyncStub:
     """Runs enrichment jobs and reads and imports descriptions."""
@@ -169,11 +201,35 @@ class EnrichmentServiceAsyncStub:
     ]
     """Reads the descriptions of items, with their provenance."""
 
+    ListDescriptions: UnaryUnaryMultiCallable[
+        ListDescriptionsRequest,
+        ListDescriptionsResponse,
+    ]
+    """Lists all descriptions of a recipe with their provenance, a page at a time, ordered by item."""
+
     ImportDescriptions: StreamStreamMultiCallable[
         ImportDescriptionsRequest,
         ImportDescriptionsResponse,
     ]
     """Brings in descriptions that were made elsewhere, as recipes of the describer "import"."""
+
+    EditDescription: UnaryUnaryMultiCallable[
+        EditDescriptionRequest,
+        EditDescriptionResponse,
+    ]
+    """Puts a person's correction in the place of a description, or withdraws it. The next job encodes the text that stands."""
+
+    PreviewPrompt: UnaryUnaryMultiCallable[
+        PreviewPromptRequest,
+        PreviewPromptResponse,
+    ]
+    """Renders the prompt of one item and route as its describer would send it. Generates nothing and loads no model."""
+
+    GetEnrichmentStats: UnaryUnaryMultiCallable[
+        GetEnrichmentStatsRequest,
+        GetEnrichmentStatsResponse,
+    ]
+    """Tells by route what a recipe's descriptions are like and what they took. Reads all of them."""
 
 class EnrichmentServiceServicer(metaclass=ABCMeta):
     """Runs enrichment jobs and reads and imports descriptions."""
@@ -243,11 +299,43 @@ class EnrichmentServiceServicer(metaclass=ABCMeta):
         """Reads the descriptions of items, with their provenance."""
 
     @abstractmethod
+    def ListDescriptions(
+        self,
+        request: ListDescriptionsRequest,
+        context: _ServicerContext,
+    ) -> Union[ListDescriptionsResponse, Awaitable[ListDescriptionsResponse]]:
+        """Lists all descriptions of a recipe with their provenance, a page at a time, ordered by item."""
+
+    @abstractmethod
     def ImportDescriptions(
         self,
         request_iterator: _MaybeAsyncIterator[ImportDescriptionsRequest],
         context: _ServicerContext,
     ) -> Union[Iterator[ImportDescriptionsResponse], AsyncIterator[ImportDescriptionsResponse]]:
         """Brings in descriptions that were made elsewhere, as recipes of the describer "import"."""
+
+    @abstractmethod
+    def EditDescription(
+        self,
+        request: EditDescriptionRequest,
+        context: _ServicerContext,
+    ) -> Union[EditDescriptionResponse, Awaitable[EditDescriptionResponse]]:
+        """Puts a person's correction in the place of a description, or withdraws it. The next job encodes the text that stands."""
+
+    @abstractmethod
+    def PreviewPrompt(
+        self,
+        request: PreviewPromptRequest,
+        context: _ServicerContext,
+    ) -> Union[PreviewPromptResponse, Awaitable[PreviewPromptResponse]]:
+        """Renders the prompt of one item and route as its describer would send it. Generates nothing and loads no model."""
+
+    @abstractmethod
+    def GetEnrichmentStats(
+        self,
+        request: GetEnrichmentStatsRequest,
+        context: _ServicerContext,
+    ) -> Union[GetEnrichmentStatsResponse, Awaitable[GetEnrichmentStatsResponse]]:
+        """Tells by route what a recipe's descriptions are like and what they took. Reads all of them."""
 
 def add_EnrichmentServiceServicer_to_server(servicer: EnrichmentServiceServicer, server: Union[Server, Server]) -> None: ...

@@ -82,6 +82,12 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """A newer holder of the lease has taken over; the late writer is refused. ABORTED."""
     ERROR_REASON_DESCRIPTION_UNUSABLE: _ErrorReason.ValueType  # 46
     """The describer gave no usable text for this item and route. Row: failed."""
+    ERROR_REASON_ROUTE_NOT_APPLICABLE: _ErrorReason.ValueType  # 47
+    """The route does not apply to the item: it has no text, or no picture. FAILED_PRECONDITION."""
+    ERROR_REASON_NO_PROMPT: _ErrorReason.ValueType  # 48
+    """The describer works without prompts, so there is none to show. FAILED_PRECONDITION."""
+    ERROR_REASON_CORRECTION_NOT_FOUND: _ErrorReason.ValueType  # 49
+    """There is no such correction of a description. NOT_FOUND."""
     ERROR_REASON_RECIPE_NOT_FOUND: _ErrorReason.ValueType  # 50
     """No such recipe in the catalog. NOT_FOUND."""
     ERROR_REASON_SOURCE_NOT_FOUND: _ErrorReason.ValueType  # 51
@@ -181,6 +187,12 @@ ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 45
 """A newer holder of the lease has taken over; the late writer is refused. ABORTED."""
 ERROR_REASON_DESCRIPTION_UNUSABLE: ErrorReason.ValueType  # 46
 """The describer gave no usable text for this item and route. Row: failed."""
+ERROR_REASON_ROUTE_NOT_APPLICABLE: ErrorReason.ValueType  # 47
+"""The route does not apply to the item: it has no text, or no picture. FAILED_PRECONDITION."""
+ERROR_REASON_NO_PROMPT: ErrorReason.ValueType  # 48
+"""The describer works without prompts, so there is none to show. FAILED_PRECONDITION."""
+ERROR_REASON_CORRECTION_NOT_FOUND: ErrorReason.ValueType  # 49
+"""There is no such correction of a description. NOT_FOUND."""
 ERROR_REASON_RECIPE_NOT_FOUND: ErrorReason.ValueType  # 50
 """No such recipe in the catalog. NOT_FOUND."""
 ERROR_REASON_SOURCE_NOT_FOUND: ErrorReason.ValueType  # 51

@@ -10,11 +10,10 @@ from dmesr.v1 import enrichment_pb2 as pb
 from dmesr.v1 import enrichment_pb2_grpc, items_pb2
 from grpc.aio import ServicerContext
 
-from dmesr_server.api import job_translation, translation, validation
+from dmesr_server.api import descriptions, job_translation, translation, validation
 from dmesr_server.api.parts import Parts
 from dmesr_server.control import JobRow
-from dmesr_server.enrichment import estimating, imports, jobs, rendering, routes
-from dmesr_server.store import DescriptionRow
+from dmesr_server.enrichment import estimating, imports, jobs
 
 _Context = ServicerContext[Any, Any]
 _WATCH_SECONDS = 0.2
@@ -69,7 +68,32 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         self, request: pb.GetDescriptionsRequest, context: _Context
     ) -> pb.GetDescriptionsResponse:
         """Reads the descriptions of items."""
-        return await asyncio.to_thread(self._descriptions, request)
+        return await asyncio.to_thread(descriptions.get, self._parts, request)
+
+    async def ListDescriptions(
+        self, request: pb.ListDescriptionsRequest, context: _Context
+    ) -> pb.ListDescriptionsResponse:
+        """Lists all descriptions of a recipe, a page at a time."""
+        return await asyncio.to_thread(descriptions.page, self._parts, request)
+
+    async def EditDescription(
+        self, request: pb.EditDescriptionRequest, context: _Context
+    ) -> pb.EditDescriptionResponse:
+        """Puts a person's correction in the place of a description, or withdraws it."""
+        answer = await asyncio.to_thread(descriptions.edit, self._parts, request)
+        if validation.recipe_ref(request.recipe) == validation.DEFAULT_RECIPE:
+            await self._parts.auto_enrichment.ensure(validation.catalog_name(request.catalog))
+        return answer
+
+    async def PreviewPrompt(self, request: pb.PreviewPromptRequest, context: _Context) -> pb.PreviewPromptResponse:
+        """Renders the prompt of one item and route."""
+        return await asyncio.to_thread(descriptions.preview, self._parts, request)
+
+    async def GetEnrichmentStats(
+        self, request: pb.GetEnrichmentStatsRequest, context: _Context
+    ) -> pb.GetEnrichmentStatsResponse:
+        """Tells what a recipe's descriptions are like."""
+        return await asyncio.to_thread(descriptions.stats, self._parts, request)
 
     async def ImportDescriptions(
         self, request_iterator: AsyncIterator[pb.ImportDescriptionsRequest], context: _Context
@@ -120,30 +144,6 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         )
         return pb.RetryJobResponse(job=job_translation.job(job))
 
-    def _descriptions(self, request: pb.GetDescriptionsRequest) -> pb.GetDescriptionsResponse:
-        row, catalog = self._parts.catalog(request.catalog)
-        validation.at_most("item_ids", len(request.item_ids), validation.MAX_DESCRIBED_ITEMS, "of GetDescriptions")
-        ids = validation.ids("item_ids", request.item_ids, self._limits)
-        recipe = self._control.recipes.resolve(row.name, validation.recipe_ref(request.recipe))
-        items = catalog.items.get(validation.distinct(ids))
-        described: dict[str, list[DescriptionRow]] = {}
-        for found in catalog.descriptions.get(list(items), list(recipe.description_recipes.values())):
-            described.setdefault(found.item_id, []).append(found)
-        order = {route: place for place, route in enumerate(routes.ROUTES)}
-        return pb.GetDescriptionsResponse(
-            descriptions=[
-                job_translation.description(found, items[item_id])
-                for item_id in validation.distinct(ids)
-                for found in sorted(
-                    described.get(item_id, []), key=lambda each: (order.get(each.route, len(order)), each.route)
-                )
-            ],
-            original_texts={
-                item_id: text for item_id, item in items.items() if (text := rendering.original_text(item.attributes))
-            },
-            missing_item_ids=[item_id for item_id in validation.distinct(ids) if item_id not in items],
-        )
-
     def _import(
         self, request: pb.ImportDescriptionsRequest, first: pb.ImportDescriptionsRequest
     ) -> pb.ImportDescriptionsResponse:
@@ -159,7 +159,7 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
             model=first.model,
             is_mllm=first.is_mllm,
             recipe=validation.new_name("recipe", validation.recipe_ref(first.recipe)),
-            rows=[imports.ImportRow(wire.item_id, wire.route, wire.text) for wire in request.descriptions],
+            rows=[imports.ImportRow(wire.item_id, wire.route, wire.text, wire.author) for wire in request.descriptions],
         )
         return pb.ImportDescriptionsResponse(
             results=[

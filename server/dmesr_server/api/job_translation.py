@@ -7,7 +7,8 @@ from dmesr.v1 import enrichment_pb2 as pb
 from dmesr_server.api import translation, validation
 from dmesr_server.config import LimitsConfig
 from dmesr_server.control import JobRow
-from dmesr_server.enrichment import routes
+from dmesr_server.enrichment import corrections, routes
+from dmesr_server.enrichment.corrections import Standing
 from dmesr_server.enrichment.estimating import Estimate
 from dmesr_server.enrichment.specs import JobSpec
 from dmesr_server.store import DescriptionRow, StoredItem
@@ -46,9 +47,20 @@ def estimate(found: Estimate) -> pb.EstimateJobResponse:
         ],
         seconds=found.seconds,
         tokens=found.tokens,
+        tokens_in=None if found.tokens is None or found.tokens_out is None else found.tokens - found.tokens_out,
+        tokens_out=found.tokens_out,
+        sample_descriptions=found.sample_descriptions,
         store_bytes=found.store_bytes,
         basis=found.basis,
     )
+
+
+def standing(found: Standing, item: StoredItem) -> pb.Description:
+    """The description that stands, with what it replaces, beside the item as it is now."""
+    wire = description(found.row, item)
+    if found.replaced is not None:
+        wire.replaced.CopyFrom(description(found.replaced, item))
+    return wire
 
 
 def description(row: DescriptionRow, item: StoredItem) -> pb.Description:
@@ -63,7 +75,7 @@ def description(row: DescriptionRow, item: StoredItem) -> pb.Description:
         text=row.text or "",
         problem=translation.recorded_problem(failed),
         provenance=pb.Provenance(
-            description_recipe_id=row.recipe_id,
+            description_recipe_id=corrections.description_recipe_id(row),
             describer=told.get("describer", ""),
             is_mllm=told.get("is_mllm", False),
             model=told.get("model", ""),
@@ -79,6 +91,7 @@ def description(row: DescriptionRow, item: StoredItem) -> pb.Description:
             milliseconds=told.get("milliseconds", 0.0),
             create_time=translation.timestamp(row.create_time),
             sampling=told.get("sampling", ""),
+            author=told.get("author", ""),
         ),
         stale=routes.is_stale(item, row.route, row.input_hash),
     )

@@ -86,20 +86,11 @@ class Describing:
                 if isinstance(picture, DescriptionFailure):
                     answers[index, route] = picture
                 else:
-                    asked.append((index, route, self._request(plan.item, route, picture)))
+                    words = {"domain": self._domain, "language": self._language}
+                    asked.append((index, route, request(plan.item, route, picture, **words)))
         made = await self._answers([request for _, _, request in asked])
         answers.update({(index, route): answer for (index, route, _), answer in zip(asked, made, strict=True)})
         return [self._described(plan, index, answers) for index, plan in enumerate(plans)]
-
-    def _request(self, item: StoredItem, route: str, picture: Image.Image | None) -> DescribeRequest:
-        return DescribeRequest(
-            item_id=item.item_id,
-            route=route,
-            attributes=item.attributes if routes.needs_text(route) else (),
-            picture=picture,
-            domain=self._domain,
-            language=self._language,
-        )
 
     async def _answers(self, requests: list[DescribeRequest]) -> list[Answer]:
         if not requests:
@@ -172,6 +163,20 @@ class Describing:
                 )
             )
         return Described(plan, tuple(rows), results)
+
+
+def request(
+    item: StoredItem, route: str, picture: Image.Image | None, *, domain: str, language: str
+) -> DescribeRequest:
+    """What a describer is asked about an item: no more than the route reads."""
+    return DescribeRequest(
+        item_id=item.item_id,
+        route=route,
+        attributes=item.attributes if routes.needs_text(route) else (),
+        picture=picture,
+        domain=domain,
+        language=language,
+    )
 
 
 def _unusable(request: DescribeRequest, why: str) -> DescriptionFailure:

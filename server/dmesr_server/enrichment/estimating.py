@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from . import planning, specs
 from .planning import ItemPlan, Scope
 from .progress import RouteCost
 from .routes import ORIGINAL
-from .specs import JobSpec
+from .specs import JobSpec, Means
 
 _JOBS_LOOKED_AT = 200
 _JOBS_USED = 20
@@ -44,16 +44,20 @@ class Estimate:
         routes: The work by route, the original text first.
         seconds: Of work; None where no earlier job tells.
         tokens: To be read and written; None where no earlier job counted any.
+        tokens_out: Those of `tokens` that are written.
         store_bytes: Of vectors and descriptions to be stored.
         basis: How the figures were got.
+        sample_descriptions: Descriptions that time and tokens were measured on.
     """
 
     items: int
     routes: tuple[RouteWork, ...]
     seconds: float | None
     tokens: int | None
+    tokens_out: int | None
     store_bytes: int
     basis: str
+    sample_descriptions: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class _Rates:
     """What earlier jobs of the same describer and encoder took."""
 
     jobs: int
+    same_recipe: bool  # False where only jobs with another model, other prompts or other settings tell
     routes: Mapping[str, RouteCost]
     describe_seconds: float  # of all their descriptions together, side by side as they were made
     encode_seconds: float
@@ -100,15 +105,17 @@ def estimate(*, control: Control, config: Config, catalog: CatalogStore, name: s
             _add(work, plan)
         if spec.limit and chosen == spec.limit:
             break
-    rates = _rates(control, describer=means.describer.name, encoder=means.encoder_name)
-    described = {route: each.to_describe for route, each in work.items()}
+    rates = _rates(control, means)
+    tokens = _tokens(work, rates, lambda cost: cost.tokens)
     return Estimate(
         items=items,
         routes=tuple(work.values()),
         seconds=_seconds(work, rates, items=items),
-        tokens=_tokens(described, rates),
+        tokens=tokens,
+        tokens_out=None if tokens is None else _tokens(work, rates, lambda cost: cost.tokens_out),
         store_bytes=_store_bytes(work, rates, dim=means.encoder.dim),
         basis=_basis(rates, describer=means.describer.name, encoder=means.encoder_name),
+        sample_descriptions=0 if rates is None else sum(cost.described for cost in rates.routes.values()),
     )
 
 
@@ -124,15 +131,19 @@ def _add(work: Mapping[str, RouteWork], plan: ItemPlan) -> None:
             each.to_encode += 1
 
 
-def _rates(control: Control, *, describer: str, encoder: str) -> _Rates | None:
-    """The rates of the newest jobs that did something with this describer and encoder, in any catalog."""
-    used: list[JobRow] = []
+def _rates(control: Control, means: Means) -> _Rates | None:
+    """The rates of the newest jobs that did something by this recipe, in any catalog.
+
+    Where there are none, of those with the same describer and encoder: another model or prompt, so less telling.
+    """
+    alike: list[JobRow] = []
     for job in control.jobs.list(None, page_size=_JOBS_LOOKED_AT):
         worked = any(route.get("encoded") or route.get("described") for route in job.progress.get("routes", []))
-        if job.state.ended and worked and (job.describer, job.encoder) == (describer, encoder):
-            used.append(job)
-        if len(used) == _JOBS_USED:
-            break
+        if job.state.ended and worked and (job.describer, job.encoder) == (means.describer.name, means.encoder_name):
+            alike.append(job)
+    of_recipe = [job for job in alike if job.recipe_id == means.recipe.recipe_id]
+    same = bool(of_recipe) and (_described(of_recipe) or not _described(alike))
+    used = (of_recipe if same else alike)[:_JOBS_USED]
     if not used:
         return None
     total: dict[str, RouteCost] = {}
@@ -147,12 +158,18 @@ def _rates(control: Control, *, describer: str, encoder: str) -> _Rates | None:
             _sum(total.setdefault(route, RouteCost()), cost)
     return _Rates(
         jobs=len(used),
+        same_recipe=same,
         routes=total,
         describe_seconds=describe,
         encode_seconds=encode,
         other_seconds=other,
         items=sum(job.progress.get("items_done", 0) for job in used),
     )
+
+
+def _described(jobs: Sequence[JobRow]) -> bool:
+    """Whether any of them described something, rather than encoded only."""
+    return any(route.get("described") for job in jobs for route in job.progress.get("routes", []))
 
 
 def _sum(total: RouteCost, cost: Mapping[str, Any]) -> None:
@@ -199,12 +216,12 @@ def _encode_seconds(work: Mapping[str, RouteWork], rates: _Rates) -> float | Non
     return sum(per_character * count * length.get(route, max(length.values())) for route, count in wanted.items())
 
 
-def _tokens(described: Mapping[str, int], rates: _Rates | None) -> int | None:
+def _tokens(work: Mapping[str, RouteWork], rates: _Rates | None, counted: Callable[[RouteCost], int]) -> int | None:
     known = {} if rates is None else {route: cost for route, cost in rates.routes.items() if cost.tokens}
     if not known:
         return None
-    each = {route: cost.tokens / cost.described for route, cost in known.items()}
-    return round(sum(count * each.get(route, max(each.values())) for route, count in described.items()))
+    mean = {route: counted(cost) / cost.described for route, cost in known.items()}
+    return round(sum(each.to_describe * mean.get(route, max(mean.values())) for route, each in work.items()))
 
 
 def _store_bytes(work: Mapping[str, RouteWork], rates: _Rates | None, *, dim: int) -> int:
@@ -231,9 +248,11 @@ def _basis(rates: _Rates | None, *, describer: str, encoder: str) -> str:
         f"{_per_second(encoded, rates.encode_seconds)} texts/s encoded" if encoded else "",
     ]
     jobs = "1 earlier job" if rates.jobs == 1 else f"{rates.jobs} earlier jobs"
+    measured = f", measured on {described:,} descriptions" if described else ""
+    other = "" if rates.same_recipe else " Model, prompts or settings were others then: run a limit of 50 first."
     return (
         f"By the rates of {jobs} with the describer {describer} and the encoder {encoder} "
-        f"({', '.join(filter(None, speeds))}); {bytes_basis}."
+        f"({', '.join(filter(None, speeds))}{measured}); {bytes_basis}.{other}"
     )
 
 

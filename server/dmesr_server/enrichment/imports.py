@@ -21,6 +21,7 @@ from .describers import ImportedDescriber
 from .recipes import EmbeddingRecipe
 
 _MAX_TEXT_BYTES = 64 * 1024
+_MAX_AUTHOR_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ImportRow:
     item_id: str
     route: str
     text: str
+    author: str = ""  # where a person wrote it
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def _recipe(control: Control, config: Config, *, catalog: str, model: str, is_ml
 
 
 def _problem(row: ImportRow, items: dict[str, StoredItem]) -> ServiceError | None:
-    if row.route not in routes.ROUTES:
+    if row.route not in ImportedDescriber.routes:
         try:
-            routes.checked([row.route])
+            routes.checked([row.route], ImportedDescriber.routes)
         except ServiceError as error:
             return error
     if row.item_id not in items:
@@ -131,6 +133,10 @@ def _problem(row: ImportRow, items: dict[str, StoredItem]) -> ServiceError | Non
             "ITEM_NOT_FOUND",
             f"there is no item {row.item_id!r:.300}; import the item first",
             item_id=row.item_id[:256],
+        )
+    if len(row.author) > _MAX_AUTHOR_CHARACTERS or not row.author.isprintable():
+        return invalid_field(
+            "author", f"must be at most {_MAX_AUTHOR_CHARACTERS} printable characters, got {row.author!r:.80}"
         )
     size = len(row.text.encode())
     if not row.text.strip() or size > _MAX_TEXT_BYTES:
@@ -178,7 +184,7 @@ def _write(
                 recipe_id=ids[row.route],
                 input_hash=made_from,
                 text=text,
-                provenance=provenance.imported(describer, recipe.descriptions[row.route], item=item),
+                provenance=provenance.imported(describer, recipe.descriptions[row.route], item=item, author=row.author),
             )
         )
     store.descriptions.upsert(changed)

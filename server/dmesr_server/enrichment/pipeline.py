@@ -270,6 +270,7 @@ class Pipeline:
                 cost.described += 1
                 cost.milliseconds += result.milliseconds
                 cost.tokens += result.tokens_in + result.tokens_out
+                cost.tokens_out += result.tokens_out
                 cost.text_bytes += len(result.text.encode())
 
     def _store_descriptions(self, rows: Sequence[DescriptionRow], drop: Sequence[DescriptionRow]) -> None:

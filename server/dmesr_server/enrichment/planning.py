@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dmesr_server.store import CatalogStore, DescriptionRow, StoredItem
 
-from . import rendering, routes
+from . import corrections, rendering, routes
 from .recipes import EmbeddingRecipe
 from .routes import ORIGINAL
 
@@ -91,7 +91,7 @@ def plan(
 
     Args:
         item: The item as it is now.
-        rows: Its descriptions by route, of the scope's recipe.
+        rows: Its descriptions by route, of the scope's recipe; a correction in the place of what it corrects.
         hashes: The hashes of its vectors by source.
         scope: What the job looks at.
     """
@@ -112,8 +112,8 @@ def plan(
         row = rows.get(route)
         made_from = routes.input_hash(item, route)
         text: str | None = None
-        if not scope.generates:
-            # Imported texts stand whatever became of the item: nobody here can make them anew.
+        if not scope.generates or (row is not None and corrections.is_correction(row)):
+            # Imported texts stand whatever became of the item: nobody here can make them anew. So does a person's.
             text = row.text if row is not None else None
             counts[route] = _count(row) if text is not None else RouteCount()
         elif made_from is None:
@@ -138,10 +138,9 @@ def plan(
 def plan_batch(items: Sequence[StoredItem], *, catalog: CatalogStore, scope: Scope) -> list[ItemPlan]:
     """Plans a batch of items with two reads of the store. Blocks."""
     item_ids = [item.item_id for item in items]
-    described = {scope.recipe.descriptions[route].recipe_id: route for route in scope.routes}
-    rows: dict[str, dict[str, DescriptionRow]] = {}
-    for row in catalog.descriptions.get(item_ids, list(described)):
-        rows.setdefault(row.item_id, {})[described[row.recipe_id]] = row
+    recipe_ids = [scope.recipe.descriptions[route].recipe_id for route in scope.routes]
+    found = corrections.read(catalog.descriptions, item_ids, recipe_ids)
+    rows = {item_id: {route: each.row for route, each in of_item.items()} for item_id, of_item in found.items()}
     hashes = catalog.embeddings(scope.recipe.recipe_id).hashes(item_ids)
     return [
         plan(item, rows=rows.get(item.item_id, {}), hashes=hashes.get(item.item_id, {}), scope=scope) for item in items

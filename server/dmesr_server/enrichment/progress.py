@@ -34,6 +34,7 @@ class RouteCost:
         described: Descriptions made.
         milliseconds: Their time as the describer states it; calls that run side by side all count.
         tokens: Read and written.
+        tokens_out: Those of `tokens` that were written.
         text_bytes: UTF-8 bytes of the texts.
         encoded: Texts encoded.
         characters: Their characters: encoding takes about as long as texts are.
@@ -42,6 +43,7 @@ class RouteCost:
     described: int = 0
     milliseconds: float = 0.0
     tokens: int = 0
+    tokens_out: int = 0
     text_bytes: int = 0
     encoded: int = 0
     characters: int = 0

@@ -11,6 +11,9 @@ from .describers import Describer, DescriptionResult
 from .recipes import DescriptionRecipe
 from .routes import input_hash, needs_picture
 
+#: The describer of a correction.
+PERSON = "person"
+
 
 def made(
     describer: Describer, recipe: DescriptionRecipe, *, item: StoredItem, result: DescriptionResult | None, job_id: str
@@ -30,19 +33,27 @@ def made(
     }
 
 
-def imported(describer: Describer, recipe: DescriptionRecipe, *, item: StoredItem) -> dict[str, Any]:
+def imported(describer: Describer, recipe: DescriptionRecipe, *, item: StoredItem, author: str = "") -> dict[str, Any]:
     """Of a description that was made elsewhere."""
-    return _common(describer, recipe, item=item)
+    return _common(describer, recipe, item=item) | ({"author": author} if author else {})
+
+
+def corrected(route: str, *, item: StoredItem, author: str) -> dict[str, Any]:
+    """Of what a person wrote in the place of a description."""
+    return {"describer": PERSON, "is_mllm": False, "author": author, **_content(route, item=item)}
 
 
 def _common(describer: Describer, recipe: DescriptionRecipe, *, item: StoredItem) -> dict[str, Any]:
-    picture = item.picture_sha256 if needs_picture(recipe.route) else None
     return {
         "describer": describer.name,
         "is_mllm": describer.is_mllm,
         "model": describer.model,
         "engine": describer.engine,
         "prompt_revision": recipe.spec.get("prompt_revision", ""),
-        "content_hash": input_hash(item, recipe.route) or "",
-        "picture_sha256": picture or "",
+        **_content(recipe.route, item=item),
     }
+
+
+def _content(route: str, *, item: StoredItem) -> dict[str, Any]:
+    picture = item.picture_sha256 if needs_picture(route) else None
+    return {"content_hash": input_hash(item, route) or "", "picture_sha256": picture or ""}

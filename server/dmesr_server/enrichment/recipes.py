@@ -95,7 +95,7 @@ def make(
     return EmbeddingRecipe(
         encoder=encoder.recipe_fields(),
         descriptions={
-            route: _description(describer, route, domain=domain, language=language)
+            route: described(describer, route, domain=domain, language=language)
             for route in (routes or describer.routes)
         },
     )
@@ -106,7 +106,8 @@ def make_imported(*, model: str, is_mllm: bool, encoder: Encoder) -> EmbeddingRe
     return make(describer=ImportedDescriber(model=model, is_mllm=is_mllm), encoder=encoder, domain="", language="")
 
 
-def _description(describer: Describer, route: str, *, domain: str, language: str) -> DescriptionRecipe:
+def described(describer: Describer, route: str, *, domain: str, language: str) -> DescriptionRecipe:
+    """The recipe of a route's descriptions by a describer. Loads nothing."""
     spec: dict[str, Any] = {
         "describer": describer.name,
         "model": describer.model,

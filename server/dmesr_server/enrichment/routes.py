@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import StoredItem
@@ -79,6 +79,12 @@ def is_stale(item: StoredItem, route: str, made_from: str) -> bool:
         made_from: The description's `input_hash`; empty for one imported where the route does not apply.
     """
     return (input_hash(item, route) or "") != made_from
+
+
+def ordered(found: Iterable[str]) -> list[str]:
+    """Routes in the order in which they are listed: the paper's, then others by name."""
+    place = {route: number for number, route in enumerate(ROUTES)}
+    return sorted(found, key=lambda route: (place.get(route, len(place)), route))
 
 
 def checked(routes: Sequence[str], known: Sequence[str] = ROUTES) -> tuple[str, ...]:

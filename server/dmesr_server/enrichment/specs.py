@@ -101,12 +101,14 @@ def means(*, control: Control, config: Config, catalog: CatalogRow, spec: JobSpe
         describer = describers.create(name, config.enrichment)
     chosen = encoders.chosen(spec.encoder, config.enrichment.encoder)
     encoder = encoders.create(chosen)
+    # What was imported is encoded whatever its route: nothing has to be paid for.
+    wanted = spec.routes if describer.generates else spec.routes or describer.routes
     return Means(
         describer=describer,
         encoder=encoder,
         encoder_name=f"{chosen.kind}:{chosen.model}",
         recipe=recipes.make(describer=describer, encoder=encoder, domain=catalog.domain, language=catalog.language),
-        routes=routes.checked(spec.routes, describer.routes),
+        routes=routes.checked(wanted, describer.routes),
     )
 
 

@@ -10,7 +10,15 @@ from dmesr_server.config import EnrichmentConfig
 from dmesr_server.errors import ServiceError
 
 from . import auto
-from .base import Describer, DescribeRequest, DescriptionFailure, DescriptionResult, Window
+from .base import (
+    Describer,
+    DescribeRequest,
+    DescriptionFailure,
+    DescriptionResult,
+    PromptTurn,
+    ShowsPrompts,
+    Window,
+)
 from .imported import NAME as IMPORT
 from .imported import ImportedDescriber
 from .palette import PaletteDescriber
@@ -24,6 +32,9 @@ _ENGINES = {
 
 #: Names that a job may ask for.
 NAMES = (auto.NAME, *_ENGINES, "palette", IMPORT)
+
+#: Those of them that ask by prompts.
+WITH_PROMPTS = tuple(_ENGINES)
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,12 +76,15 @@ def _mllm(name: str, config: EnrichmentConfig) -> Describer:
 __all__ = [
     "IMPORT",
     "NAMES",
+    "WITH_PROMPTS",
     "DescribeRequest",
     "Describer",
     "DescriptionFailure",
     "DescriptionResult",
     "ImportedDescriber",
     "PaletteDescriber",
+    "PromptTurn",
+    "ShowsPrompts",
     "Window",
     "create",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -121,4 +121,36 @@ class Describer(Protocol):
         Raises:
             ServiceError: DESCRIBER_UNAVAILABLE when it cannot go on at all; the job then fails.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class PromptTurn:
+    """One turn of a prompt that is only shown.
+
+    Attributes:
+        role: Who speaks: "system", "user" or "assistant".
+        text: What is said.
+        has_picture: Whether the picture stands before the text.
+        round: Of refinement; 0 for the turns that ask for the description itself.
+        is_placeholder: Whether the text only says what the model has yet to write.
+    """
+
+    role: str
+    text: str
+    has_picture: bool = False
+    round: int = 0
+    is_placeholder: bool = False
+
+
+@runtime_checkable
+class ShowsPrompts(Protocol):
+    """A describer that asks by prompts."""
+
+    def prompt(self, request: DescribeRequest) -> tuple[PromptTurn, ...]:
+        """What it would send for a request, whole: attributes are shortened only once an engine finds them too long."""
+        ...
+
+    def picture_tokens(self, width_px: int, height_px: int) -> int | None:
+        """Tokens of a picture of that size; None where nobody can tell without the model."""
         ...

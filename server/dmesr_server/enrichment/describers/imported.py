@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmesr_server.enrichment.routes import ROUTES
+from dmesr_server.enrichment.routes import REFLECT, ROUTES
 
 from .base import DescribeRequest, DescriptionFailure, DescriptionResult, Window
 
@@ -17,7 +17,7 @@ class ImportedDescriber:
 
     name = NAME
     engine = "import"
-    routes = ROUTES
+    routes = (*ROUTES, REFLECT)
     generates = False
     picture_pixels: int | None = None
     window = Window(items_per_call=1, calls=1)

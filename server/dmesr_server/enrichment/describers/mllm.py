@@ -25,10 +25,13 @@ from dmesr_server.enrichment.routes import HYBRID, REFLECT, ROUTES, TEXT, needs_
 from dmesr_server.errors import ServiceError
 
 from . import specimen
-from .base import DescribeRequest, DescriptionFailure, DescriptionResult, Window
+from .base import DescribeRequest, DescriptionFailure, DescriptionResult, PromptTurn, Window
 from .mllm_description import Description, Means, Unusable, sampling, stated
 
 _WARM_UP_TOKENS = 8
+# What a prompt that is only shown has in the place of answers.
+_DRAFT = "(the description so far)"
+_POINTS = "(the points of the review; the round ends here when there are none)"
 
 Answer = DescriptionResult | DescriptionFailure
 
@@ -116,6 +119,29 @@ class MllmDescriber:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [answers[index] for index in range(len(requests))]
+
+    def prompt(self, request: DescribeRequest) -> tuple[PromptTurn, ...]:
+        """The turns of a request; of a refined one those of its first round too."""
+        opening = Description(self._means, request).opening(request.attributes)
+        turns: Sequence[Turn] = opening
+        if request.route == HYBRID and self._config.hybrid_mode == ROUNDS and self._config.max_rounds:
+            words = {"domain": request.domain, "language": request.language}
+            reviewed = self._prompts.review(opening, _DRAFT, **words)
+            turns = self._prompts.revise(reviewed, _POINTS, **words)
+        return tuple(
+            PromptTurn(
+                role=turn.role,
+                text=turn.text,
+                has_picture=turn.picture is not None,
+                round=int(place >= len(opening)),
+                is_placeholder=turn.role == "assistant",
+            )
+            for place, turn in enumerate(turns)
+        )
+
+    def picture_tokens(self, width_px: int, height_px: int) -> int | None:
+        """Tokens of a picture of that size."""
+        return self._engine.engine.picture_tokens(width_px, height_px)
 
     async def _answer(self, request: DescribeRequest) -> Answer:
         """The description of one item by one route, or why there is none."""
