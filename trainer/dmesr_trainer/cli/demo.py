@@ -11,16 +11,26 @@ import typer
 from dmesr.cli.console import Json, as_json, fail, output, print_json, print_line, print_table, progress, say
 from rich.panel import Panel
 
+from dmesr_trainer.config import TrainConfig
 from dmesr_trainer.datasets import load
 from dmesr_trainer.datasets.base import Dataset, DatasetError
 from dmesr_trainer.demonstration import job
 from dmesr_trainer.demonstration.server import ServerStartError, running_server
 from dmesr_trainer.sequences import Sequences
-from dmesr_trainer.sources import fetch
-from dmesr_trainer.training import EpochReport, TrainResult
+from dmesr_trainer.sources import Sources, fetch
+from dmesr_trainer.training import EpochReport, TrainResult, train
 
-# Epochs, and how many without a better validation NDCG end the training: enough to see the difference, not to publish.
-_BUDGETS = {"sample": (40, 8), "movielens": (16, 4)}
+# The same for every method: enough to see the difference in minutes on two cores, not to publish.
+_BUDGETS: dict[str, dict[str, Any]] = {
+    "sample": {"dim": 64, "optimiser__batch_size": 64, "optimiser__epochs": 40, "optimiser__patience": 8},
+    "movielens": {
+        "dim": 64,
+        "loss__candidates": 1024,
+        "optimiser__batch_size": 64,
+        "optimiser__epochs": 10,
+        "optimiser__patience": 3,
+    },
+}
 _PLANTED = "The sample is planted: its readers' tastes were made up. It checks the wiring and is no evidence."
 _NO_MLLM = (
     "The describer `palette` is no multimodal LLM: it puts attributes in a sentence and reads colours, contrast and "
@@ -45,6 +55,8 @@ def demo(
     """
     try:
         chosen = load(dataset, data=data, posters=posters, attributes=attributes)
+        if chosen.name not in _BUDGETS:
+            fail(f"there is no demonstration on {chosen.name}; choose one of {', '.join(_BUDGETS)}", code=2)
         with running_server(folder / chosen.name) as address, dmesr.connect(address) as client:
             report = _run(ctx, client, chosen, folder=folder / chosen.name, seed=seed, epochs=epochs)
     except (DatasetError, ServerStartError) as error:
@@ -89,16 +101,10 @@ def _run(
     report["dataset"] |= {"users": sequences.n_users, "interactions": int(sequences.lengths_U.sum())}
     sources = fetch(client, item_ids=sequences.item_ids)
     results: dict[str, TrainResult] = {}
-    budget, patience = _BUDGETS[dataset.name]
+    budget = _BUDGETS[dataset.name] | ({"optimiser__epochs": epochs} if epochs else {})
     for method in job.METHODS:
         results[method] = _train(
-            method,
-            sequences=sequences,
-            sources=sources,
-            folder=folder,
-            seed=seed,
-            epochs=epochs or budget,
-            patience=patience,
+            method, sequences=sequences, sources=sources, output=folder / "runs" / method, seed=seed, budget=budget
         )
     _say(f"3. trained {', '.join(job.METHODS)} on {sequences.n_users:,} users", started)
     report["metrics"] = {method: result.metrics["test"]["sampled"] for method, result in results.items()}
@@ -126,26 +132,19 @@ def _run(
 
 
 def _train(
-    method: str, *, sequences: Sequences, sources: Any, folder: Path, seed: int, epochs: int, patience: int
+    method: str, *, sequences: Sequences, sources: Sources, output: Path, seed: int, budget: dict[str, Any]
 ) -> TrainResult:
+    config = TrainConfig.preset(method, seed=seed, **budget)
     with progress(f"training {method}") as tell:
 
         def told(epoch: EpochReport) -> None:
-            figures = epoch.valid["sampled"]
-            tell(
-                epoch.epoch, total=epoch.epochs, note=", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            )
+            figures = ", ".join(f"{name} {value:.3f}" for name, value in epoch.valid["sampled"].items())
+            tell(epoch.epoch, total=epoch.epochs, note=figures)
 
-        return job.train_method(
-            method,
-            sequences=sequences,
-            sources=sources,
-            output=folder / "runs" / method,
-            seed=seed,
-            epochs=epochs,
-            patience=patience,
-            on_epoch=told,
-        )
+        result = train(config=config, sequences=sequences, sources=sources, output=output, on_epoch=told)
+    if result.interrupted:
+        raise KeyboardInterrupt  # the run kept its best epoch, but a demonstration is not worth finishing then
+    return result
 
 
 def _say(line: str, started: float) -> None:
@@ -154,7 +153,7 @@ def _say(line: str, started: float) -> None:
 
 def _heading(text: str) -> None:
     print_line()
-    output.print(text, style="bold")
+    output.print(text, style="bold", soft_wrap=True)
 
 
 def _print_coverage(rows: tuple[job.Coverage, ...], enrichment: dmesr.Job) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import dmesr
 
-from dmesr_trainer.config import TrainConfig
 from dmesr_trainer.datasets.base import Dataset
 from dmesr_trainer.export import export
 from dmesr_trainer.sequences import Sequences
-from dmesr_trainer.sources import Sources
-from dmesr_trainer.training import EpochReport, TrainResult, train
+from dmesr_trainer.training import TrainResult
 
 METHODS = ("popularity", "none", "dmesr")  # floor, ids alone, the method
 MODEL = "dmesr"
@@ -117,23 +115,6 @@ def described_item(client: dmesr.Client) -> tuple[dmesr.Item, dict[str, str]]:
         if len(texts) >= 3:
             return item, {"original": found.original_texts[item.item_id], **texts}
     raise ValueError("no item has a picture and all three descriptions; is the enrichment complete?")
-
-
-def train_method(
-    method: str,
-    *,
-    sequences: Sequences,
-    sources: Sources,
-    output: Path,
-    seed: int,
-    epochs: int,
-    patience: int,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-) -> TrainResult:
-    """Trains one method with the same budget as the others."""
-    config = TrainConfig.preset(method, seed=seed, optimiser__epochs=epochs, optimiser__patience=patience)
-    return train(config=config, sequences=sequences, sources=sources, output=output, on_epoch=on_epoch, on_step=on_step)
 
 
 def publish(client: dmesr.Client, result: TrainResult, *, folder: Path, dataset: Dataset) -> dmesr.Model:
