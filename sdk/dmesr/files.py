@@ -54,13 +54,19 @@ def format_of(path: Path) -> Format:
 
 
 def read_rows(
-    path: Path | str, *, needed: Sequence[str] = (), only_needed: bool = False, format: Format | None = None
+    path: Path | str,
+    *,
+    needed: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    only_needed: bool = False,
+    format: Format | None = None,
 ) -> Iterator[Row | RejectedRow]:
     """Iterates the rows of a file. A bad row comes out as :class:`dmesr.RejectedRow` and the file goes on.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
         needed: Columns that the file must have. A JSON object may lack them; its value is then None.
+        optional: Columns that are read too, where the file has them.
         only_needed: Read no other columns, where the format allows that.
         format: By the file's name when None.
 
@@ -70,7 +76,7 @@ def read_rows(
     file = Path(path)
     kind = format or format_of(file)
     if kind == "parquet":
-        yield from _parquet(file, needed, only_needed)
+        yield from _parquet(file, needed, optional, only_needed)
     elif kind == "jsonl":
         yield from _jsonl(file, needed)
     else:
@@ -230,7 +236,9 @@ def _jsonl(path: Path, needed: Sequence[str]) -> Iterator[Row | RejectedRow]:
                 yield Row(number, {**absent, **value})
 
 
-def _parquet(path: Path, needed: Sequence[str], only_needed: bool) -> Iterator[Row | RejectedRow]:
+def _parquet(
+    path: Path, needed: Sequence[str], optional: Sequence[str], only_needed: bool
+) -> Iterator[Row | RejectedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -239,8 +247,9 @@ def _parquet(path: Path, needed: Sequence[str], only_needed: bool) -> Iterator[R
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1024 * 1024) as file:
             columns = file.schema_arrow.names
             _check_columns(path, columns, needed)
+            chosen = [*needed, *(name for name in optional if name in columns and name not in needed)]
             number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=list(needed) if only_needed else None):
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=chosen if only_needed else None):
                 values = {name: batch.column(name).to_pylist() for name in batch.schema.names}
                 for position in range(batch.num_rows):
                     number += 1

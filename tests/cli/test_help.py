@@ -32,8 +32,8 @@ def test_every_promised_command_is_there():
     assert set(COMMANDS) == {
         *(f"catalogs {name}" for name in ("create", "list", "drop")),
         *(f"items {name}" for name in ("import", "list", "get", "delete")),
-        *(f"enrich {name}" for name in ("start", "status", "watch", "cancel", "retry")),
-        *(f"descriptions {name}" for name in ("show", "import")),
+        *(f"enrich {name}" for name in ("start", "status", "watch", "cancel", "retry", "preview", "stats")),
+        *(f"descriptions {name}" for name in ("show", "export", "import", "edit")),
         *(f"embeddings {name}" for name in ("stats", "export", "neighbours")),
         *(f"models {name}" for name in ("list", "show", "publish", "promote", "rollback", "delete")),
         "store stats",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from . import admin, catalogs, doctor, embeddings, enrichment, items, models, recommendations
+from . import admin, catalogs, descriptions, doctor, embeddings, enrichment, items, models, recommendations
 from .console import DEFAULT_SERVER, HELP_PANEL, one_line, say
 from .extras import WithExtras, explain
 from .options import PROGRAM, epilog, remember
@@ -86,7 +86,7 @@ for noun in (
     catalogs.app,
     items.app,
     enrichment.enrich,
-    enrichment.descriptions,
+    descriptions.app,
     embeddings.app,
     models.app,
     admin.store,

@@ -1,18 +1,19 @@
-"""`dmesr-cli enrich` and `dmesr-cli descriptions`: jobs, and what they wrote about the items."""
+"""`dmesr-cli enrich`: jobs that describe and encode, what they would ask, and how they did."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import (
     as_json,
+    cell,
     connected,
     fail,
+    plain,
     print_json,
     print_line,
     print_table,
@@ -21,7 +22,6 @@ from .console import (
     show,
 )
 from .options import command, group
-from .rejects import check_rejects_file, report_rejects
 
 if TYPE_CHECKING:
     import dmesr
@@ -30,11 +30,6 @@ enrich = group(
     "enrich",
     "Describe items and encode the descriptions.",
     examples=["dmesr-cli enrich start", "dmesr-cli enrich start --limit 50 --estimate", "dmesr-cli enrich status"],
-)
-descriptions = group(
-    "descriptions",
-    "Read descriptions, or bring in your own.",
-    examples=["dmesr-cli descriptions show 296", "dmesr-cli descriptions import mine.jsonl --model gpt-4o-2024-08"],
 )
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -145,65 +140,35 @@ def retry(ctx: typer.Context, job_id: JobId, watch: Watch = True) -> None:
 
 
 @command(
-    descriptions,
-    "show",
-    examples=["dmesr-cli descriptions show 296", "dmesr-cli descriptions show 296 318 --json"],
-)
-def show_(
-    ctx: typer.Context,
-    item_ids: Annotated[list[str], typer.Argument(help="The items.")],
-    recipe: Recipe = "default",
-) -> None:
-    """Show the original text and the descriptions of items, with where they come from."""
-    with connected(ctx) as client:
-        found = client.enrichment.descriptions(item_ids, recipe=recipe)
-    show(ctx, found, lambda: _print_descriptions(found))
-    if found.missing:
-        fail(f"no item has the id {', '.join(found.missing)}")
-
-
-@command(
-    descriptions,
-    "import",
+    enrich,
+    "preview",
     examples=[
-        "dmesr-cli descriptions import mine.jsonl --model gpt-4o-2024-08",
-        "dmesr-cli descriptions import texts.csv --model editors --no-mllm --item sku --text copy --route text",
-        "dmesr-cli enrich start --describer import",
+        "dmesr-cli enrich preview 296 --route hybrid",
+        "dmesr-cli enrich preview 296 --route text --describer vllm --json",
     ],
 )
-def import_(
+def preview(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="CSV, Parquet or JSONL.", exists=True, dir_okay=False)],
-    model: Annotated[str, typer.Option(help="Who made them: the model and its revision. Part of their identity.")],
-    mllm: Annotated[bool, typer.Option("--mllm/--no-mllm", help="Whether a multimodal LLM made them.")] = True,
-    item: Annotated[str, typer.Option(metavar="COLUMN", help="The column with item ids.")] = "item_id",
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="The column with texts.")] = "text",
-    route: Annotated[
-        str | None, typer.Option(help="All are of this route: text, image or hybrid. The column 'route' by default.")
+    item_id: Annotated[str, typer.Argument(help="The item.")],
+    route: Annotated[str, typer.Option(help="The route: text, image, hybrid or reflect.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name or id, whose describer is asked; the server's own by default.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="The recipe's name that gets them.")] = "default",
-    rejects: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rejected rows here, as JSONL.")] = None,
+    describer: Annotated[str | None, typer.Option(help="Ask this describer instead.")] = None,
 ) -> None:
-    """Bring in descriptions that were made elsewhere; then encode them with 'enrich start --describer import'."""
-    from dmesr import ImportedDescription, RejectedRow
-    from dmesr.readers import read_rows
-
-    check_rejects_file(rejects)
-    needed = (item, text) if route else (item, text, "route")
-    unreadable: list[dmesr.RejectedRow] = []
-
-    def read() -> Iterator[dmesr.ImportedDescription]:
-        for file in files:
-            for row in read_rows(file, needed=needed, only_needed=True):
-                if isinstance(row, RejectedRow):
-                    unreadable.append(row)
-                    continue
-                texts = ["" if row.values[column] is None else str(row.values[column]) for column in needed]
-                yield ImportedDescription(item_id=texts[0], route=route or texts[2], text=texts[1])
-
+    """Show the prompt of an item as the describer would send it, without generating anything or loading a model."""
     with connected(ctx) as client:
-        summary = client.enrichment.import_descriptions(read(), model=model, is_mllm=mllm, recipe=recipe)
-    report_rejects(ctx, summary, noun="description", file=rejects, unreadable=unreadable)
+        shown = client.enrichment.preview(item_id, route=route, recipe=recipe, describer=describer)
+    show(ctx, shown, lambda: _print_preview(shown))
+
+
+@command(enrich, "stats", examples=["dmesr-cli enrich stats", "dmesr-cli enrich stats --recipe default --json"])
+def stats(ctx: typer.Context, recipe: Recipe = "default") -> None:
+    """Show by route what the descriptions are like and what they took: coverage, length, speed, cache, failures."""
+    with connected(ctx) as client:
+        found = client.enrichment.stats(recipe)
+    result = {**plain(found), "routes": [{**plain(one), "coverage": one.coverage} for one in found.routes]}
+    show(ctx, result, lambda: _print_stats(found))
 
 
 def _split(routes: list[str] | None) -> list[str] | None:
@@ -263,9 +228,15 @@ def _print_estimate(cost: dmesr.Estimate) -> None:
     rows = [(one.route, one.applicable, one.reused, one.to_describe, one.to_encode) for one in cost.routes]
     print_table(columns, rows, right=columns[1:])
     duration = "unknown" if cost.seconds is None else _duration(cost.seconds)
-    print_line(f"time {duration}, store {cost.store_bytes / 1e6:,.1f} MB")
+    parts = [f"time {duration}", f"store {cost.store_bytes / 1e6:,.1f} MB"]
     if cost.tokens is not None:
-        print_line(f"tokens {cost.tokens:,}")
+        split = cost.tokens_in is not None and cost.tokens_out is not None
+        parts.append(
+            f"tokens {cost.tokens:,}" + (f" ({cost.tokens_in:,} in, {cost.tokens_out:,} out)" if split else "")
+        )
+    elif not cost.sample_descriptions:
+        parts.append("tokens unknown")
+    print_line(", ".join(parts))
     print_line(cost.basis)
 
 
@@ -275,24 +246,62 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _origin(made: dmesr.Provenance | None, *, stale: bool) -> str:
-    parts = [] if made is None else [made.describer, made.model, "" if made.is_mllm else "no multimodal LLM"]
-    told = ", ".join(part for part in [*parts, "stale" if stale else ""] if part not in ("", "none"))
-    return f" ({told})" if told else ""
+def _print_preview(shown: dmesr.PromptPreview) -> None:
+    print_line(f"describer {shown.describer}, model {shown.model}, prompts {shown.prompt_revision}")
+    print_line(f"description recipe {shown.description_recipe_id}")
+    asked = shown.asked_description_recipe_id
+    if asked is not None and asked != shown.description_recipe_id:
+        say(f"the recipe was made with other settings ({asked}); this is what the server would send now")
+    for turn in shown.turns:
+        notes = [turn.role]
+        if turn.has_picture:
+            tokens = "tokens unknown" if shown.picture_tokens is None else f"{shown.picture_tokens:,} tokens"
+            notes.append(f"picture first: {shown.picture_width_px} × {shown.picture_height_px} pixels, {tokens}")
+        if turn.round:
+            notes.append(f"round {turn.round} of refinement")
+        print_line()
+        print_line(f"── {', '.join(notes)}")
+        print_line(turn.text)
 
 
-def _print_descriptions(found: dmesr.Descriptions) -> None:
-    by_item: dict[str, list[dmesr.Description]] = {item_id: [] for item_id in found.original_texts}
-    for one in found.descriptions:
-        by_item.setdefault(one.item_id, []).append(one)
-    for place, (item_id, made) in enumerate(by_item.items()):
-        if place:
-            print_line()
-        print_line(f"item {item_id}")
-        print_line(f"  original: {found.original_texts.get(item_id) or '-'}")
-        for one in made:
-            who = _origin(one.provenance, stale=one.stale)
-            text = one.text or f"failed: {one.problem.message if one.problem is not None else 'no reason was recorded'}"
-            print_line(f"  {one.route}{who}: {text}")
-        if not made:
-            print_line("  no description yet: 'dmesr-cli enrich start' makes them")
+def _print_stats(found: dmesr.EnrichmentStats) -> None:
+    print_line(f"recipe {found.recipe_id}, {found.items:,} items")
+    columns = ["route", "applicable", "described", "coverage", "corrected", "stale", "failed", "words"]
+    # What no route has is left out: a describer without a model counts no tokens.
+    further: dict[str, list[Any]] = {
+        "tokens in": [one.tokens_in or None for one in found.routes],
+        "tokens out": [one.tokens_out or None for one in found.routes],
+        "tokens/s": [_rounded(one.tokens_per_second) for one in found.routes],
+        "cached": [_percent(one.cache_hit_share) for one in found.routes],
+        "rounds": [_rounded(one.refinement.mean_rounds) if one.refinement else None for one in found.routes],
+        "gain": [_percent(one.refinement.gain) if one.refinement else None for one in found.routes],
+    }
+    known = {name: values for name, values in further.items() if any(value is not None for value in values)}
+    rows = [
+        (
+            *(one.route, one.applicable, one.described, _percent(one.coverage), one.corrected, one.stale, one.failed),
+            *(_rounded(one.mean_words), *(values[place] for values in known.values())),
+        )
+        for place, one in enumerate(found.routes)
+    ]
+    print_table([*columns, *known], rows, right=[*columns[1:], *known])
+    for one in found.routes:
+        if one.failures:
+            print_line(f"{one.route} failed: {_counts(one.failures)}")
+        if set(one.stop_reasons) - {"stop"}:
+            print_line(f"{one.route} ended by: {_counts(one.stop_reasons)}")
+        if one.refinement is not None:
+            words = ", ".join(f"{words:.1f}" for words in one.refinement.new_words_by_round) or "none"
+            print_line(f"{one.route} new words by revision: {words} ({one.refinement.refined:,} refined)")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f}"
