@@ -33,7 +33,7 @@ class RouteStats:
 
     route: str
     description_recipe_id: str
-    applicable: int  # items for which the route applies, or that a person described nonetheless
+    applicable: int  # items for which the route applies, or that have a text nonetheless
     described: int  # those that have a text, stale ones and corrections included
     stale: int  # of `described`: the item has changed since
     corrected: int  # of `described`: by a person

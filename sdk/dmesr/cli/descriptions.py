@@ -281,7 +281,7 @@ def _provenance(one: dmesr.Description) -> dict[str, str]:
         "rounds": str(made.rounds or ""),
         "stopped by": made.stop_reason,
         "tokens": tokens if made.tokens_in or made.tokens_out else "",
-        "took": f"{made.milliseconds / 1e3:,.3f} s" if made.milliseconds else "",
+        "took": _duration(made.milliseconds) if made.milliseconds else "",
         **_sampling(made.sampling),
         "made": cell(made.create_time) if made.create_time is not None else "",
         "state": "stale: the item has changed since" if one.stale else "",
@@ -290,6 +290,10 @@ def _provenance(one: dmesr.Description) -> dict[str, str]:
         "recipe": made.description_recipe_id,
     }
     return {name: value for name, value in known.items() if value}
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:.3g} ms" if milliseconds < 1_000 else f"{milliseconds / 1e3:,.1f} s"
 
 
 def _sampling(recorded: str) -> dict[str, str]:

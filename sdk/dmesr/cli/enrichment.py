@@ -230,10 +230,7 @@ def _print_estimate(cost: dmesr.Estimate) -> None:
     duration = "unknown" if cost.seconds is None else _duration(cost.seconds)
     parts = [f"time {duration}", f"store {cost.store_bytes / 1e6:,.1f} MB"]
     if cost.tokens is not None:
-        split = cost.tokens_in is not None and cost.tokens_out is not None
-        parts.append(
-            f"tokens {cost.tokens:,}" + (f" ({cost.tokens_in:,} in, {cost.tokens_out:,} out)" if split else "")
-        )
+        parts.append(f"tokens {cost.tokens:,} ({cell(cost.tokens_in)} in, {cell(cost.tokens_out)} out)")
     elif not cost.sample_descriptions:
         parts.append("tokens unknown")
     print_line(", ".join(parts))

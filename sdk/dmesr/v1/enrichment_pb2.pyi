@@ -1234,7 +1234,7 @@ class RouteStats(Message):
     description_recipe_id: str
     """The description recipe's id."""
     applicable: int
-    """Items for which the route applies or that a person described nonetheless."""
+    """Items for which the route applies, or that have a text nonetheless: imported, or written by a person."""
     described: int
     """Those that have a text, stale ones and corrections included."""
     stale: int
@@ -1305,7 +1305,7 @@ class GetEnrichmentStatsResponse(Message):
     """Items of the catalog."""
     @property
     def routes(self) -> RepeatedCompositeFieldContainer[RouteStats]:
-        """The routes of the recipe, "text", "image", "hybrid" and then others."""
+        """The routes of the recipe: "text", "image", "hybrid", and others where something was described."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class RouteTally:
     Attributes:
         route: The route.
         recipe_id: The description recipe.
-        applicable: Items for which the route applies, or that a person described nonetheless.
+        applicable: Items for which the route applies, or that have a text nonetheless.
         described: Those that have a text.
         stale: Those of `described` whose item has changed since.
         corrected: Those of `described` that a person corrected.
@@ -96,9 +96,8 @@ class RouteTally:
 
     def add(self, item: StoredItem, standing: Standing | None) -> None:
         """Counts how an item stands."""
-        self.applicable += routes.input_hash(item, self.route) is not None or (
-            standing is not None and standing.is_corrected
-        )
+        has_text = standing is not None and standing.row.text is not None
+        self.applicable += has_text or routes.input_hash(item, self.route) is not None
         if standing is None:
             return
         row = standing.row
@@ -136,7 +135,7 @@ class Statistics:
 
     Attributes:
         items: Items that were looked at: all of the catalog.
-        routes: By route, in the usual order.
+        routes: By route, in the usual order; of those that a job has to be asked for only where something is there.
         side_by_side: Descriptions that were made at a time, on average, in the jobs of this recipe; at least 1.
     """
 
@@ -167,7 +166,8 @@ def gather(*, control: Control, store: CatalogStore, recipe: RecipeRow) -> Stati
             of_item = standing.get(item.item_id, {})
             for route, tally in tallies.items():
                 tally.add(item, of_item.get(route))
-    return Statistics(items=items, routes=tuple(tallies.values()), side_by_side=_side_by_side(control, recipe))
+    told = [tally for tally in tallies.values() if tally.route in routes.ROUTES or tally.described or tally.failures]
+    return Statistics(items=items, routes=tuple(told), side_by_side=_side_by_side(control, recipe))
 
 
 def count_words(text: str) -> int:
