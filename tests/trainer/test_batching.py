@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_an_epoch_of_random_windows_holds_each_training_step_exactly_once(sequen
     expected = Counter()
     for user in range(sequences.n_users):
         train = sequences.train(user).tolist()
-        expected.update(zip(train[:-1], train[1:], strict=True))
+        expected.update(itertools.pairwise(train))
     windows = _windows(sequences)
     assert Counter(_pairs(windows)) == expected
     assert Counter(_pairs(windows)) == expected

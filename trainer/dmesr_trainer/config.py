@@ -50,6 +50,7 @@ class AdapterConfig:
     whiten: bool = True
     whitened_dims: int = 256  # at most
     items_per_dim: float = 4.0  # at least; else whitening a small catalogue makes all items orthogonal
+    shrinkage: float = 0.0  # of the whitening's scale on weak directions, in mean variances; 0 whitens fully
     initial_std: float = 0.05  # of an adapted vector's numbers, where sources are whitened
     hidden_share: float = 0.5  # d1 = hidden_share · d0
     fold: bool = True  # multiply W2·W1 once a step instead of running every item through both
@@ -173,11 +174,14 @@ class TrainConfig:
             if "__" in key:
                 part, name = key.split("__", 1)
                 parts.setdefault(part, {})[name] = value
-        try:
-            own |= {part: dataclasses.replace(getattr(self, part), **values) for part, values in parts.items()}
-            return dataclasses.replace(self, **own)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"unknown setting: {error}") from None
+        for part, values in parts.items():
+            known = getattr(self, part, None)
+            if not dataclasses.is_dataclass(known):
+                raise ValueError(f"unknown setting {part!r}; the parts with settings are {', '.join(_parts(self))}")
+            _check_known(known, values, path=f"{part}.")
+            own[part] = dataclasses.replace(known, **values)  # type: ignore[type-var]
+        _check_known(self, own, path="")
+        return dataclasses.replace(self, **own)
 
     def without(self, *ablations: Ablation) -> TrainConfig:
         """The method less one of its parts (Table 3).
@@ -219,11 +223,20 @@ class TrainConfig:
         return typing.cast(TrainConfig, _from_dict(cls, values, path=""))
 
 
+def _parts(config: TrainConfig) -> list[str]:
+    return [part.name for part in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, part.name))]
+
+
+def _check_known(of: Any, values: Mapping[str, Any], *, path: str) -> None:
+    known = {one.name for one in dataclasses.fields(of)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown setting {path + unknown[0]!r}; known there: {', '.join(sorted(known))}")
+
+
 def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
     types = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        raise ValueError(f"unknown setting {path + unknown[0]!r}; known there: {', '.join(sorted(types))}")
+    _check_known(kind, values, path=path)
     made = {}
     for key, value in values.items():
         if dataclasses.is_dataclass(types[key]):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Logits held at a time. A chunk that stays in the processor's cache makes the whole loss about 1.6 times as fast as one
-# P×M matrix, and the memory does not grow with P.
+# Logits held at a time. Chunks that stay in the processor's cache make the loss about 1.6 times as fast as one P×M
+# matrix, and the memory does not grow with P.
 _CHUNK_LOGITS = {"cpu": 5_000_000, "cuda": 200_000_000}
 
 
@@ -30,8 +30,8 @@ def softmax_loss(states_PV: Tensor, items_MV: Tensor, targets_P: Tensor) -> Tens
 def candidate_chances(shares_M: Tensor, *, targets: int, drawn_share: float) -> Tensor:
     """How likely each candidate of a sampled softmax was to be one.
 
-    A candidate is one of the batch's targets or was drawn at random. Taking the logarithm off its logit makes the sum in
-    the denominator an unbiased estimate of the sum over all items.
+    A candidate is one of the batch's targets or was drawn at random. Taking the logarithm off its logit makes the sum
+    in the denominator an unbiased estimate of the sum over all items.
 
     Args:
         shares_M: Each candidate's share of the training events.

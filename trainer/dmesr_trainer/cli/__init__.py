@@ -1,0 +1,1 @@
+"""Commands that the trainer brings to `dmesr-cli`."""

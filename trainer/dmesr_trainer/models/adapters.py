@@ -21,7 +21,7 @@ class Adapter(nn.Module):
             hidden: d1.
             dim: D.
             fold: Whether to multiply W2·W1 first.
-            initial_std: Of what comes out at first, where each number that goes in has variance 1; None for PyTorch's own.
+            initial_std: Of what comes out at first, if what goes in has variance 1; None for PyTorch's own start.
         """
         super().__init__()
         self.fold = fold

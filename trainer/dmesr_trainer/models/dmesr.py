@@ -71,6 +71,7 @@ class Dmesr(SequentialRecommender):
             self.register_buffer(f"groups_{place}", torch.from_numpy(groups_N), persistent=False)
 
     def semantics_inputs(self, kind: str, items_M: Tensor | None) -> list[Tensor]:
+        """What the item encoder reads of these items, or of all, by source: "prepared", "present" or "groups"."""
         every = [getattr(self, f"{kind}_{place}") for place in range(len(self.sources))]
         return every if items_M is None else [values_N[items_M] for values_N in every]
 
@@ -130,6 +131,9 @@ def _encoder(name: str, *, config: TrainConfig, sources: Sources) -> SourceEncod
     if config.adapter.whiten:
         there = torch.from_numpy(sources.vectors[name][sources.present[name]])
         whitening = Whitening.fit(
-            there, max_width=config.adapter.whitened_dims, items_per_dim=config.adapter.items_per_dim
+            there,
+            max_width=config.adapter.whitened_dims,
+            items_per_dim=config.adapter.items_per_dim,
+            shrinkage=config.adapter.shrinkage,
         )
     return SourceEncoder(dim_in=sources.dims[name], dim=config.dim, config=config.adapter, whitening=whitening)
