@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from dmesr import Item
 from dmesr_trainer.datasets import load
 from dmesr_trainer.datasets.covers import (
     COMPOSITIONS,
@@ -26,6 +27,11 @@ from PIL import Image
 @pytest.fixture(scope="module")
 def sample() -> SampleDataset:
     return SampleDataset()
+
+
+@pytest.fixture(scope="module")
+def items(sample: SampleDataset) -> list[Item]:
+    return list(sample.items())
 
 
 def _histories(sample: SampleDataset) -> dict[str, list[str]]:
@@ -65,8 +71,7 @@ def test_it_says_that_it_is_planted():
     assert (dataset.name, dataset.domain, dataset.planted) == ("sample", "novel", True)
 
 
-def test_the_catalogue(sample: SampleDataset):
-    items = list(sample.items())
+def test_the_catalogue(items: list[Item]):
     assert len({item.item_id for item in items}) == len({item.title for item in items}) == READ_NOVELS + NEW_NOVELS
     assert sum(item.picture is None for item in items) == 30
     assert list(items[0].attributes) == ["title", "author", "genre", "setting", "themes", "atmosphere", "plot"]
@@ -121,8 +126,8 @@ def test_text_and_picture_are_independent(sample: SampleDataset):
     assert max(met.values()) <= 20
 
 
-def test_the_text_does_not_tell_the_picture(sample: SampleDataset):
-    told = " ".join(str(value) for item in sample.items() for value in item.attributes.values()).lower()
+def test_the_text_does_not_tell_the_picture(items: list[Item]):
+    told = " ".join(str(value) for item in items for value in item.attributes.values()).lower()
     words = set(re.findall(r"[a-z]+", told))
     assert words.isdisjoint({"red", "orange", "blue", "green", "pink", "black", "white", "grey", "purple", "dark"})
     assert words.isdisjoint({"radial", "symmetric", "layered", "scattered", "diagonal", "cover", "colour"})

@@ -13,26 +13,28 @@ from functools import cached_property
 
 import numpy as np
 from dmesr import Item
+from numpy.typing import NDArray
+
 from dmesr_trainer.datasets.base import Interactions
 from dmesr_trainer.datasets.covers import COMPOSITIONS, PALETTES, CoverStyle, draw_cover
 from dmesr_trainer.datasets.vocabulary import (
     ADJECTIVES,
+    ATMOSPHERES,
     AUTHORS,
     GENRES,
     NOUNS,
     PROTAGONISTS,
     SETTINGS,
+    THEMES,
     TITLE_FORMS,
-    TONES,
 )
-from numpy.typing import NDArray
 
 DEFAULT_SEED = 20260
 READ_NOVELS = 304
 NEW_NOVELS = 8  # published after the last interaction
 READERS = 1_500
-SHORTEST_HISTORY = 5
-MEAN_HISTORY = 7.0
+SHORTEST_HISTORY = 3
+MEAN_HISTORY = 3.6  # short, so that ids alone have little to learn from
 SHARE_WITHOUT_PICTURE = 0.1
 
 _GENRES, _SETTINGS = tuple(GENRES), tuple(SETTINGS)
@@ -44,14 +46,13 @@ _FIRST_DAY = 1_704_067_200  # 2024-01-01T00:00:00Z
 class _Appeal:
     """What draws a reader to a novel, in logits."""
 
-    genre: float = 1.2
-    setting: float = 1.2
-    genre_in_setting: float = 1.0  # on top, where both are right
-    palette: float = 1.6
-    composition: float = 1.0
+    genre: float = 5.0
+    setting: float = 5.0
+    palette: float = 4.0
+    composition: float = 3.0
     popularity: float = 0.4  # standard deviation over novels
-    setting_moves_on: float = 0.35  # probability after each novel
-    palette_changes: float = 0.1  # likewise
+    setting_moves_on: float = 0.85  # probability after each novel
+    palette_changes: float = 0.05  # likewise
 
 
 _APPEAL = _Appeal()
@@ -70,10 +71,8 @@ class Novel:
     has_picture: bool
     is_new: bool
     plot: str
-    protagonist: str
-    tone: str
-    year: int
-    pages: int
+    themes: tuple[str, ...]
+    atmosphere: tuple[str, ...]
 
 
 class SampleDataset:
@@ -118,17 +117,15 @@ class SampleDataset:
                 Novel(
                     item_id=f"novel-{number + 1:03d}",
                     title=titles[number],
-                    author=str(rng.choice(AUTHORS)),
+                    author=str(rng.choice(AUTHORS[_GENRES[genre]])),
                     genre=genre,
                     setting=setting,
                     style=CoverStyle(PALETTES[palette], COMPOSITIONS[composition]),
                     has_picture=number not in without,
                     is_new=number >= READ_NOVELS,
                     plot=f"{protagonist[0].upper()}{protagonist[1:]} {story}.",
-                    protagonist=protagonist,
-                    tone=str(rng.choice(TONES)),
-                    year=int(rng.integers(1951, 2025)) if number < READ_NOVELS else 2025,
-                    pages=int(rng.integers(14, 62)) * 10,
+                    themes=_three(rng, THEMES[_GENRES[genre]]),
+                    atmosphere=_three(rng, ATMOSPHERES[_SETTINGS[setting]]),
                 )
             )
         return tuple(made)
@@ -143,11 +140,9 @@ class SampleDataset:
                     "author": novel.author,
                     "genre": _GENRES[novel.genre],
                     "setting": _SETTINGS[novel.setting],
+                    "themes": list(novel.themes),
+                    "atmosphere": list(novel.atmosphere),
                     "plot": novel.plot,
-                    "protagonist": novel.protagonist,
-                    "tone": novel.tone,
-                    "year": novel.year,
-                    "pages": novel.pages,
                 },
                 picture=draw_cover(
                     style=novel.style, title=novel.title, author=novel.author, seed=self._seed * 1_000 + number
@@ -178,12 +173,10 @@ class SampleDataset:
             day = float(rng.uniform(0, 360))
             unread_N = np.ones(len(known), dtype=bool)
             for _ in range(length):
-                right_genre_N, right_setting_N = genres_N == genre, settings_N == setting
                 logits_N = (
                     popularity_N
-                    + _APPEAL.genre * right_genre_N
-                    + _APPEAL.setting * right_setting_N
-                    + _APPEAL.genre_in_setting * (right_genre_N & right_setting_N)
+                    + _APPEAL.genre * (genres_N == genre)
+                    + _APPEAL.setting * (settings_N == setting)
                     + _APPEAL.palette * _match(palettes_N, palette)
                     + _APPEAL.composition * _match(compositions_N, composition)
                 )
@@ -211,6 +204,10 @@ def _even(rng: np.random.Generator, kinds: int, count: int) -> NDArray[np.int64]
     """`count` draws of 0 … kinds − 1 in random order, each kind as often as any other, give or take one."""
     whole = np.concatenate([rng.permutation(kinds) for _ in range(-(-count // kinds))])
     return whole[:count]
+
+
+def _three(rng: np.random.Generator, words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(word) for word in rng.choice(words, 3, replace=False))
 
 
 def _titles(rng: np.random.Generator, count: int) -> list[str]:

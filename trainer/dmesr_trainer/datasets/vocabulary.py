@@ -1,7 +1,7 @@
 """The words of the sample's invented novels.
 
 A novel's genre and setting carry the planted taste, and each is told in several wordings, so that whoever reads the
-meaning has an advantage over whoever matches words. Title, author, protagonist and tone carry none.
+meaning has an advantage over whoever matches words. Title and protagonist carry none.
 """
 
 from __future__ import annotations
@@ -92,6 +92,24 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Three of the four go with each novel of the genre or the setting.
+THEMES: dict[str, tuple[str, ...]] = {
+    "detective mystery": ("murder", "clues", "alibis", "a detective's suspicion"),
+    "love story": ("romance", "longing", "first kisses", "the courage to love"),
+    "ghost story": ("haunting", "spirits of the dead", "dread", "an old curse"),
+    "heist caper": ("robbery", "safecracking", "con artists", "a daring plan"),
+    "satirical comedy": ("farce", "ridicule", "vanity", "absurd laughter"),
+    "family saga": ("generations", "inheritance", "parents and children", "old family quarrels"),
+}
+ATMOSPHERES: dict[str, tuple[str, ...]] = {
+    "harbour and sea": ("salt wind", "gulls and tides", "fishing boats", "the sea in winter"),
+    "great city": ("city crowds", "neon streets", "skyscrapers", "traffic and noise"),
+    "railway and road": ("night trains", "railway stations", "the open road", "engines and timetables"),
+    "desert": ("burning sand", "dunes", "oasis wells", "desert heat"),
+    "mountains": ("high peaks", "snow and ice", "thin mountain air", "alpine meadows"),
+    "forest": ("ancient trees", "moss and mist", "deep woods", "birdsong among leaves"),
+}
+
 PROTAGONISTS = (
     "a retired piano tuner", "an apprentice clockmaker", "a nearsighted cartographer", "a beekeeper",
     "a court stenographer", "a widowed baker", "a travelling dentist", "a botanist", "a failed tenor", "a librarian",
@@ -101,16 +119,15 @@ PROTAGONISTS = (
     "a midwife", "a perfumer", "a fencing master", "a mapmaker's daughter",
 )  # fmt: skip
 
-TONES = ("wry", "tender", "brooding", "brisk", "melancholy", "playful", "austere", "exuberant")
-
-AUTHORS = (
-    "Ottoline Marsh", "Caspar Wynd", "Isolde Ferrant", "Bruno Alder", "Marguerite Soames", "Tobias Quill",
-    "Henrike Vaal", "Lucian Prow", "Odette Carrow", "Emeric Stahl", "Philippa Dunmore", "Anselm Roake",
-    "Beatrix Lowell", "Corin Hathe", "Delphine Moray", "Edgar Tansley", "Fenella Brisk", "Gideon Thorne",
-    "Honor Pell", "Ivo Lantos", "Jessamy Rook", "Konrad Weil", "Leonie Ashdown", "Magnus Ferrow", "Nerys Cole",
-    "Orlando Pike", "Petra Vance", "Quentin Sorrel", "Rosamund Tye", "Silvan Greer", "Thea Molnar", "Ursula Finch",
-    "Viktor Hale", "Winifred Oakes", "Xanthe Brand", "Yorick Lamb", "Zelda Norrie", "Ambrose Kett",
-)  # fmt: skip
+# An author stays with one genre.
+AUTHORS: dict[str, tuple[str, ...]] = {
+    "detective mystery": ("Caspar Wynd", "Isolde Ferrant", "Lucian Prow", "Philippa Dunmore"),
+    "love story": ("Odette Carrow", "Delphine Moray", "Rosamund Tye", "Leonie Ashdown"),
+    "ghost story": ("Ottoline Marsh", "Anselm Roake", "Corin Hathe", "Nerys Cole"),
+    "heist caper": ("Bruno Alder", "Gideon Thorne", "Viktor Hale", "Ivo Lantos"),
+    "satirical comedy": ("Orlando Pike", "Fenella Brisk", "Quentin Sorrel", "Jessamy Rook"),
+    "family saga": ("Marguerite Soames", "Konrad Weil", "Honor Pell", "Thea Molnar"),
+}
 
 TITLE_FORMS = (
     "The {adjective} {noun}",
