@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, Literal
 
+from dmesr_server import vllm_plugin
 from dmesr_server.config import EnrichmentConfig
 from dmesr_server.errors import ServiceError
 
@@ -204,6 +205,7 @@ class VllmEngine:
             raise PromptTooLong(expected=room, actual=count.total, picture=count.picture)
 
     def _load(self) -> Any:
+        os.environ[vllm_plugin.ENRICHER_PID] = str(os.getpid())
         environment = {
             "VLLM_NO_USAGE_STATS": "1",
             # Threads of LanceDB, gRPC and torch run here: a fork could lock up.
