@@ -21,7 +21,6 @@ from .corrections import Standing
 _ITEMS_PER_READ = 1_000
 _JOBS_LOOKED_AT = 200
 
-_SPACED_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 # Scripts that are written without spaces, as in Chinese, Japanese, Thai or Khmer: each character counts as a word.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 
@@ -97,7 +96,8 @@ class RouteTally:
     def add(self, item: StoredItem, standing: Standing | None) -> None:
         """Counts how an item stands."""
         has_text = standing is not None and standing.row.text is not None
-        self.applicable += has_text or routes.input_hash(item, self.route) is not None
+        made_from = routes.input_hash(item, self.route)
+        self.applicable += has_text or made_from is not None
         if standing is None:
             return
         row = standing.row
@@ -105,7 +105,7 @@ class RouteTally:
             self.failures[row.failure_reason or "INTERNAL"] += 1
         else:
             self.described += 1
-            self.stale += routes.is_stale(item, self.route, row.input_hash)
+            self.stale += row.input_hash != (made_from or "")
             self.corrected += standing.is_corrected
             self.words += count_words(row.text)
         made = standing.replaced if standing.is_corrected else row
@@ -172,7 +172,9 @@ def gather(*, control: Control, store: CatalogStore, recipe: RecipeRow) -> Stati
 
 def count_words(text: str) -> int:
     """Words of a text; of a script without spaces, its characters."""
-    return len(_UNSPACED.findall(text)) + len(_SPACED_WORD.findall(_UNSPACED.sub(" ", text)))
+    unspaced = 0 if text.isascii() else len(_UNSPACED.findall(text))
+    spaced = _UNSPACED.sub(" ", text) if unspaced else text
+    return unspaced + sum(any(map(str.isalnum, word)) for word in spaced.split())  # a dash is no word
 
 
 def _refinement(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
