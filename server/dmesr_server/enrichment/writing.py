@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmesr_server.store import CatalogStore, EmbeddingTable, SourceColumn
 
+from . import memory
 from .encoders import Encoder
 from .planning import Vector
 from .progress import Progress
@@ -170,6 +171,7 @@ class Encoding:
             self._presence.wrote(item_ids)
             for source, column in columns.items():
                 self._count(source, int(column.present.sum()), changes)
+        await asyncio.to_thread(memory.give_back)
         self._progress.items_done += len(lot)
         await self._report(now=True)  # an interruption between write and report would lose the counts
 
