@@ -141,7 +141,9 @@ class OpenaiConfig(_Section):
     max_retries: int = Field(default=6, ge=0)  # of one call, after 429, 5xx and lost connections
     token_budget: int = Field(default=0, ge=0)  # in and out, since the enricher started; 0 sets no limit
     picture_format: Literal["jpeg", "png"] = "jpeg"
+    omit: tuple[str, ...] = ()  # fields of the sampling that it does not take, for instance ["seed"]
     extra: dict[str, Any] = Field(default_factory=dict)  # further fields of each request's body
+    check_vision: bool = True  # a picture has to make a prompt longer; false where an endpoint does not count it
 
 
 class EnrichmentConfig(_Section):

@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=config.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Libraries tell at INFO what every job tells already.
-    for library in ("sentence_transformers", "transformers", "huggingface_hub", "httpx", "alembic"):
+    for library in ("sentence_transformers", "transformers", "huggingface_hub", "httpx", "httpx2", "alembic"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         run(config, parent_fd=given.parent_fd)

@@ -9,15 +9,17 @@ from .base import Encoder
 from .sentence_transformers import NAME as SENTENCE_TRANSFORMERS
 from .sentence_transformers import SentenceTransformersEncoder
 
+OPENAI = "openai"
+
 #: Kinds of encoders.
-KINDS = (SENTENCE_TRANSFORMERS,)
+KINDS = (SENTENCE_TRANSFORMERS, OPENAI)
 
 
 def chosen(name: str, config: EncoderConfig) -> EncoderConfig:
     """The settings for the encoder that a job asks for.
 
     Args:
-        name: A model, or a kind and a model as "sentence-transformers:MODEL"; empty takes the configured one.
+        name: A model, or a kind and a model as "openai:text-embedding-3-small"; empty takes the configured one.
         config: The server's encoder.
     """
     if not name:
@@ -36,6 +38,10 @@ def create(config: EncoderConfig) -> Encoder:
     """
     if config.kind == SENTENCE_TRANSFORMERS:
         return SentenceTransformersEncoder(config)
+    if config.kind == OPENAI:
+        from .openai import OpenaiEncoder  # brings an HTTP client that others do not need
+
+        return OpenaiEncoder(config)
     raise ServiceError(
         "ENCODER_UNAVAILABLE",
         f"there is no encoder of the kind {config.kind!r}; choose one of {', '.join(KINDS)}",

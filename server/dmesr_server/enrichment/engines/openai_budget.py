@@ -57,8 +57,8 @@ class TokenBudget:
         raise ServiceError(
             "DESCRIBER_UNAVAILABLE",
             f"the token budget is spent: {self.spent} of {self._limit} tokens at {host} since the enricher started, "
-            f"and the next call may need {expected}. What was described is kept: raise enrichment.openai.token_budget or "
-            "restart the enricher, then start the job again",
+            f"and the next call may need {expected}. What was described is kept: raise enrichment.openai.token_budget "
+            "or restart the enricher, then start the job again",
             describer="openai",
             model=model,
             spent=self.spent,
