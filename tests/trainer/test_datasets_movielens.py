@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from dmesr_trainer.datasets import DatasetError, load
+from dmesr_trainer.datasets.movielens import readable_title
 from dmesr_trainer.datasets.statistics import statistics
 
 
@@ -47,7 +48,7 @@ def test_items(data: Path):
         "actors": ["Tom Hanks", "Tim Allen"],
     }
     assert toy_story.picture == data / "movie-posters/tt0114709.jpg"
-    assert president.attributes["title"] == "American President, The"
+    assert president.attributes["title"] == "The American President"
     assert president.picture is None
     assert "genres" not in cravate.attributes
     assert "year" not in untitled.attributes
@@ -93,6 +94,44 @@ def test_other_columns_are_named(data: Path):
     (data / "film-attributes.jsonl").write_text("{broken\n")
     with pytest.raises(DatasetError, match="line 1"):
         list(load("movielens", data=data).items())
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "year"),
+    [
+        ("Toy Story (1995)", "Toy Story", "1995"),
+        ("Matrix, The (1999) ", "The Matrix", "1999"),
+        (
+            "City of Lost Children, The (Cité des enfants perdus, La) (1995)",
+            "The City of Lost Children (La Cité des enfants perdus)",
+            "1995",
+        ),
+        ("Lover, The (Amant, L') (1992)", "The Lover (L'Amant)", "1992"),
+        ("Ordet (a.k.a. Word, The) (1955)", "Ordet (a.k.a. The Word)", "1955"),
+        ("Crouching Tiger, Hidden Dragon (2000)", "Crouching Tiger, Hidden Dragon", "2000"),
+        ("Death Note: Desu nôto (2006–2007)", "Death Note: Desu nôto", "2006"),
+        ("Black Mirror", "Black Mirror", None),
+    ],
+)
+def test_titles_read_as_people_say_them(title: str, name: str, year: str | None):
+    assert readable_title(title) == (name, year)
+
+
+def test_broken_files_are_named(data: Path):
+    folder = data / "ml-latest-small"
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n7,,4.0,20\n")
+    with pytest.raises(DatasetError, match="1 rows without movieId"):
+        load("movielens", data=data).interactions()
+    (folder / "movies.csv").write_text("movieId,title,genres\n1,Toy Story\n")
+    with pytest.raises(DatasetError, match=r"movies\.csv, line 2: a column is missing"):
+        list(load("movielens", data=data).items())
+    (folder / "movies.csv").write_bytes(b"movieId,title,genres\n1,\xff\xfe,Drama\n")
+    with pytest.raises(DatasetError, match=r"movies\.csv cannot be read"):
+        list(load("movielens", data=data).items())
+    with pytest.raises(DatasetError, match="does not exist"):
+        load("movielens", data=data, posters=data / "nowhere")
+    with pytest.raises(DatasetError, match="is no folder"):
+        load("movielens", data=data, posters=folder / "movies.csv")
 
 
 def test_no_folder_given():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from dmesr.cli.console import Json, fail, print_line, print_table, progress, show
+from dmesr.readers import ColumnMapping
 
 from dmesr_trainer.datasets import DATASETS, DatasetError, InteractionColumns, load
 from dmesr_trainer.datasets.fetch import ARCHIVES
@@ -18,9 +19,18 @@ app = typer.Typer(help="List, fetch and describe datasets.", no_args_is_help=Tru
 DataOption = Annotated[Path | None, typer.Option(help="The folder of the dataset's files.")]
 PostersOption = Annotated[Path | None, typer.Option(help="Posters named ttNNNNNNN.jpg by IMDb id (movielens).")]
 AttributesOption = Annotated[Path | None, typer.Option(help="Further attributes as JSON lines (movielens).")]
-UserColumn = Annotated[str, typer.Option(help="Column with user ids (files).")]
-ItemColumn = Annotated[str, typer.Option(help="Column with item ids (files).")]
-TimeColumn = Annotated[str, typer.Option(help="Column with times; empty where the order is the file's (files).")]
+UserColumn = Annotated[
+    str | None, typer.Option(help="Interactions: the user (files). The usual names are found by themselves.")
+]
+ItemColumn = Annotated[str | None, typer.Option(help="Interactions: the item (files).")]
+TimeColumn = Annotated[
+    str | None, typer.Option(help="Interactions: the time; empty where the order is the file's (files).")
+]
+IdColumn = Annotated[str, typer.Option(help="Items: the id (files).")]
+PictureColumn = Annotated[
+    str | None, typer.Option(help="Items: the picture, a path from the file's folder or a URI (files).")
+]
+ListSeparator = Annotated[str | None, typer.Option(help="Items: what cuts text into several values (files).")]
 
 
 @app.command("list", epilog="[bold]Examples[/bold]\n\ndmesr-cli datasets list")
@@ -59,7 +69,7 @@ def fetch(
 @app.command(
     "stats",
     epilog="[bold]Examples[/bold]\n\ndmesr-cli datasets stats movielens --data data\n\n"
-    "dmesr-cli datasets stats files --data shop --time-column position",
+    "dmesr-cli datasets stats files --data shop --id-column sku --time-column bought_at",
 )
 def stats(
     ctx: typer.Context,
@@ -67,9 +77,12 @@ def stats(
     data: DataOption = None,
     posters: PostersOption = None,
     attributes: AttributesOption = None,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    time_column: TimeColumn = "timestamp",
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    time_column: TimeColumn = None,
+    id_column: IdColumn = "item_id",
+    picture_column: PictureColumn = None,
+    list_separator: ListSeparator = None,
     json: Json = False,
 ) -> None:
     """Count a dataset, beside the paper's Table 1 where it stands there."""
@@ -79,7 +92,8 @@ def stats(
             data=data,
             posters=posters,
             attributes=attributes,
-            interactions=InteractionColumns(user=user_column, item=item_column, time=time_column or None),
+            items=ColumnMapping(item_id=id_column, picture=picture_column, list_separator=list_separator),
+            interactions=InteractionColumns(user=user_column, item=item_column, time=time_column),
         )
         counted = statistics(dataset)
     except DatasetError as error:
@@ -94,13 +108,20 @@ def stats(
             ["mean length", f"{counted.mean_length:.2f}", paper and f"{paper.mean_length:.2f}"],
             ["sparsity", f"{counted.sparsity:.2%}", paper and f"{paper.sparsity:.2%}"],
             ["items in the catalogue", counted.catalogue, None],
-            ["with a picture", counted.with_picture, None],
+            ["with a picture", f"{counted.with_picture:,} ({counted.share_with_picture:.1%})", None],
         ]
         columns = ["", "here", "paper's Table 1"] if paper else ["", "here"]
         print_table(columns, [row[: len(columns)] for row in rows], right=columns[1:])
         if paper:
             print_line(paper.difference)
+        if counted.rejected or counted.rejected_interactions:
+            print_line(
+                f"Left out, as they cannot be used: {counted.rejected:,} rows of the items, "
+                f"{counted.rejected_interactions:,} of the interactions."
+            )
+            for problem in getattr(dataset, "problems", ())[:3]:
+                print_line(f"  {problem.message}")
         if dataset.planted:
             print_line("The tastes are planted: results on it check the wiring and are no evidence.")
 
-    show(ctx, {"dataset": name, "statistics": counted, "paper": paper}, people)
+    show(ctx, {"dataset": name, "planted": dataset.planted, "statistics": counted, "paper": paper}, people)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from dmesr import Item
+from dmesr import Item, RejectedRow
 from numpy.typing import NDArray
 
 
@@ -51,8 +51,11 @@ class Dataset(Protocol):
     def planted(self) -> bool:
         """True when users' tastes were made up: results check the wiring and are no evidence."""
 
-    def items(self) -> Iterator[Item]:
-        """The items with attributes and pictures, streaming. Raises DatasetError."""
+    def items(self) -> Iterator[Item | RejectedRow]:
+        """The items with attributes and pictures, streaming; rows that cannot be used as what is wrong with them.
+
+        `client.items.upsert` takes both. Raises DatasetError.
+        """
 
     def interactions(self) -> Interactions:
         """All events. Raises DatasetError."""

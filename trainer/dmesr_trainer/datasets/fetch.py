@@ -75,6 +75,13 @@ def fetch(
     if all((folder / file).is_file() for file in archive.files):
         return folder
     source = url or archive.url
+    try:
+        return _fetch(archive, source=source, into=into, on_bytes=on_bytes)
+    except OSError as error:
+        raise DatasetError(f"cannot write to {into}: {error.strerror or error}; name another folder") from error
+
+
+def _fetch(archive: Archive, *, source: str, into: Path, on_bytes: Callable[[int, int | None], object] | None) -> Path:
     into.mkdir(parents=True, exist_ok=True)
     partial = into / f"{archive.folder}.zip.part"
     expected = _checksum(source)
@@ -88,7 +95,7 @@ def fetch(
         )
     _unpack(partial, into=into, archive=archive)
     partial.unlink()
-    return folder
+    return into / archive.folder
 
 
 def _open(url: str, *, first_byte: int = 0) -> http.client.HTTPResponse:
@@ -107,8 +114,11 @@ def _open(url: str, *, first_byte: int = 0) -> http.client.HTTPResponse:
 
 
 def _checksum(url: str) -> str:
-    with _open(f"{url}.md5") as answer:
-        found = re.search(rb"\b[0-9a-f]{32}\b", answer.read(4096))
+    try:
+        with _open(f"{url}.md5") as answer:
+            found = re.search(rb"\b[0-9a-f]{32}\b", answer.read(4096).lower())
+    except (OSError, http.client.HTTPException) as error:
+        raise DatasetError(f"{url}.md5 broke off ({error}); try again") from error
     if found is None:
         raise DatasetError(f"{url}.md5 holds no MD5 checksum, so the archive could not be checked")
     return found[0].decode()
@@ -149,7 +159,7 @@ def _unpack(path: Path, *, into: Path, archive: Archive) -> None:
         with zipfile.ZipFile(path) as packed:
             members = [member for member in packed.infolist() if not member.is_dir()]
             names = [PurePosixPath(member.filename) for member in members]
-            if any(name.is_absolute() or ".." in name.parts or name.parts[0] != archive.folder for name in names):
+            if any(name.is_absolute() or ".." in name.parts or name.parts[:1] != (archive.folder,) for name in names):
                 raise DatasetError(f"{path} has files outside {archive.folder}/; it is not the official archive")
             missing = {f"{archive.folder}/{file}" for file in archive.files} - {str(name) for name in names}
             if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from dmesr import RejectedRow
 
 from dmesr_trainer.datasets.base import Dataset
 
@@ -20,6 +21,13 @@ class Statistics:
     sparsity: float  # share of the users' and items' pairs without an interaction
     catalogue: int  # items, interactions or not
     with_picture: int
+    rejected: int  # rows of the catalogue that cannot be used
+    rejected_interactions: int
+
+    @property
+    def share_with_picture(self) -> float:
+        """Of the catalogue."""
+        return self.with_picture / self.catalogue if self.catalogue else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,11 @@ def statistics(dataset: Dataset) -> Statistics:
     interactions = dataset.interactions()
     users = len(np.unique(interactions.user_ids))
     items = len(np.unique(interactions.item_ids))
-    catalogue = pictures = 0
+    catalogue = pictures = rejected = 0
     for item in dataset.items():
+        if isinstance(item, RejectedRow):
+            rejected += 1
+            continue
         catalogue += 1
         pictures += item.picture is not None
     return Statistics(
@@ -70,4 +81,6 @@ def statistics(dataset: Dataset) -> Statistics:
         sparsity=1.0 - len(interactions) / (users * items) if users and items else 1.0,
         catalogue=catalogue,
         with_picture=pictures,
+        rejected=rejected,
+        rejected_interactions=getattr(dataset, "rejected", 0),
     )
