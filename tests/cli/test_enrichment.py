@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import dmesr
 import pytest
@@ -83,21 +81,25 @@ def test_the_whole_of_enrichment(cli: Cli, films: dmesr.Client):
     }
 
 
-def test_descriptions_made_elsewhere(cli: Cli, films: dmesr.Client, tmp_path: Path):
-    rows = [
-        {"item_id": "1", "route": "text", "text": "A heist and two men."},
-        {"item_id": "2", "route": "text", "text": "A planet that dreams."},
-        {"item_id": "nine", "route": "text", "text": "Nobody."},
-    ]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no json\n")
-    called = cli("descriptions", "import", "mine.jsonl", "--model", "editors-1", "--no-mllm", "--rejects", "r.jsonl")
+def test_figures_and_prompts(cli: Cli, films: dmesr.Client):
+    cli("enrich", "start", "--routes", "text")
+    figures = cli("enrich", "stats", "--json").json
+    by_route = _by_route(figures["routes"])
+    assert figures["items"] == 3
+    assert (by_route["text"]["described"], by_route["text"]["coverage"], by_route["image"]["coverage"]) == (3, 1.0, 0.0)
+    shown = cli("enrich", "stats").out
+    assert "100.0%" in shown
+    assert "tokens" not in shown  # none were counted
+
+    called = cli("enrich", "preview", "1", "--route", "hybrid", "--describer", "openai")
     assert called.code == 0, called.err
-    assert called.out.startswith("2 inserted, 0 updated, 0 unchanged, 2 rejected")
-    reasons = {json.loads(line)["reason"] for line in (tmp_path / "r.jsonl").read_text().splitlines()}
-    assert reasons == {"ITEM_NOT_FOUND", "UNREADABLE_ROW"}
-    done = cli("enrich", "start", "--describer", "import", "--routes", "text")
-    assert done.code == 0, done.err
-    assert "A heist and two men." in cli("descriptions", "show", "1").out
+    assert "picture first: 32 × 48 pixels, tokens unknown" in called.out
+    assert "Heat" in called.out
+    assert "round 1 of refinement" in called.out
+    turns = cli("enrich", "preview", "1", "--route", "text", "--describer", "openai", "--json").json["turns"]
+    assert [turn["role"] for turn in turns] == ["system", "user"]
+    assert "[NO_PROMPT]" in cli("enrich", "preview", "1", "--route", "text").err
+    assert "[ROUTE_NOT_APPLICABLE]" in cli("enrich", "preview", "2", "--route", "image", "--describer", "openai").err
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,84 @@ def test_descriptions_made_elsewhere(catalogue: dmesr.Client):
     assert {one.provenance.is_mllm for one in texts.descriptions if one.provenance} == {True}
 
 
+def test_a_person_corrects_a_description(catalogue: dmesr.Client):
+    enrichment = catalogue.enrichment
+    enrichment.start(routes=["text"]).wait(timeout=WAIT)
+    before = catalogue.embeddings.read(item_ids=["1"]).matrix("text").copy()
+    made = enrichment.edit_description("1", route="text", text="Seven people and a cat.", author="anna")
+    assert (made.text, made.is_corrected, made.stale) == ("Seven people and a cat.", True, False)
+    assert made.provenance is not None
+    assert (made.provenance.author, made.provenance.describer, made.provenance.is_mllm) == ("anna", "person", False)
+    assert made.provenance.create_time is not None
+    assert made.replaced is not None
+    assert "Alien" in made.replaced.text
+    assert not made.replaced.is_corrected
+
+    catalogue.items.upsert([Item("1", {"title": "Aliens"}, picture=dmesr.KEEP_PICTURE)])
+    job = enrichment.start(routes=["text"]).wait(timeout=WAIT)
+    assert {one.route: (one.described, one.encoded) for one in job.routes} == {"original": (0, 1), "text": (0, 1)}
+    assert (catalogue.embeddings.read(item_ids=["1"]).matrix("text") != before).any()
+    (kept,) = enrichment.descriptions(["1"]).descriptions
+    assert (kept.text, kept.stale) == (made.text, True)
+    stats = {one.route: one for one in enrichment.stats().routes}
+    assert (stats["text"].described, stats["text"].corrected, stats["text"].stale) == (5, 1, 1)
+    assert (stats["text"].coverage, stats["image"].coverage, stats["image"].failed) == (1.0, 0.0, 0)
+    assert stats["text"].cache_hit_share is stats["text"].tokens_per_second is stats["text"].refinement is None
+
+    back = enrichment.withdraw_edit("1", route="text")
+    assert back is not None
+    assert back.text == made.replaced.text
+    with pytest.raises(dmesr.CorrectionNotFound):
+        enrichment.withdraw_edit("1", route="text")
+    with pytest.raises(dmesr.InvalidInput):
+        enrichment.edit_description("1", route="text", text="", author="anna")
+    with pytest.raises(dmesr.ItemNotFound):
+        enrichment.edit_description("nobody", route="text", text="A film.", author="anna")
+
+
+def test_all_descriptions_are_listed_and_brought_in_again(catalogue: dmesr.Client):
+    enrichment = catalogue.enrichment
+    enrichment.start(routes=["text", "image"]).wait(timeout=WAIT)
+    enrichment.edit_description("4", route="text", text="By anna.", author="anna")
+    listed = list(enrichment.list_descriptions(page_size=2))
+    assert [(one.item_id, one.route) for one in listed] == [
+        *(("1", "text"), ("1", "image"), ("2", "text"), ("2", "image"), ("3", "image")),
+        *(("4", "text"), ("5", "text"), ("6", "text")),
+    ]
+    assert list(enrichment.list_descriptions(include_failures=True)) == listed
+    summary = enrichment.import_descriptions(
+        (
+            ImportedDescription(one.item_id, one.route, one.text, one.provenance.author if one.provenance else "")
+            for one in enrichment.list_descriptions()
+        ),
+        model="taken-along",
+        recipe="again",
+    )
+    assert (summary.inserted, summary.rejected) == (8, ())
+    again = list(enrichment.list_descriptions(recipe="again"))
+    assert [(one.item_id, one.route, one.text) for one in again] == [
+        (one.item_id, one.route, one.text) for one in listed
+    ]
+    assert [one.item_id for one in again if one.provenance and one.provenance.author == "anna"] == ["4"]
+    with pytest.raises(dmesr.RecipeNotFound):
+        list(enrichment.list_descriptions(recipe="nothing"))
+
+
+def test_prompts(catalogue: dmesr.Client):
+    shown = catalogue.enrichment.preview("1", route="hybrid", describer="openai")
+    assert [(turn.role, turn.has_picture, turn.round) for turn in shown.turns[:2]] == [
+        ("system", False, 0),
+        ("user", True, 0),
+    ]
+    assert "Alien" in shown.turns[1].text
+    assert (shown.picture_width_px, shown.picture_height_px, shown.picture_tokens) == (8, 8, None)
+    assert shown.asked_description_recipe_id is None
+    with pytest.raises(dmesr.NoPrompt, match="palette"):
+        catalogue.enrichment.preview("1", route="hybrid")
+    with pytest.raises(dmesr.RouteNotApplicable):
+        catalogue.enrichment.preview("4", route="hybrid", describer="openai")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -175,3 +253,8 @@ async def test_the_async_face(sdk_server: RunningServer, catalogue: dmesr.Client
         assert (await client.enrichment.get(job.job_id)).recipe_id == job.recipe_id
         assert len((await client.enrichment.descriptions(["1"])).descriptions) == 3
         assert (await client.enrichment.estimate()).items == 6
+        assert len([one async for one in client.enrichment.list_descriptions(page_size=1)]) == 3
+        made = await client.enrichment.edit_description("1", route="text", text="By anna.", author="anna")
+        assert made.replaced == await client.enrichment.withdraw_edit("1", route="text")
+        assert (await client.enrichment.stats()).items == 6
+        assert (await client.enrichment.preview("1", route="text", describer="openai")).describer == "openai"
