@@ -54,7 +54,7 @@ class EndpointError(Exception):
     Attributes:
         status: Of HTTP; 0 where there was no answer.
         told: What the endpoint says.
-        others: Whether other calls were answered while this one was being made.
+        others: Whether other calls were answered since the last attempt but one.
     """
 
     def __init__(self, message: str, *, status: int = 0, told: Told | None = None, others: bool = False):
@@ -119,6 +119,11 @@ class _Passing(Exception):  # noqa: N818 - never leaves this file
         self.what = what  # without the endpoint's words, which may quote what was sent
         self.kind = kind
         self.requested_seconds = requested_seconds
+
+    @property
+    def is_for_long(self) -> bool:
+        """Whether the endpoint asks for a pause that is not worth waiting for."""
+        return (self.requested_seconds or 0) > LONGEST_REQUESTED_PAUSE_SECONDS
 
 
 class Endpoint:
@@ -189,8 +194,8 @@ class Endpoint:
         self, method: str, path: str, body: bytes | None, read: Callable[[Any], _Read], max_retries: int | None
     ) -> _Read:
         most = self._settings.max_retries if max_retries is None else max_retries
-        began, through = time.monotonic(), self._traffic.through
-        failures = 0
+        began = time.monotonic()
+        failures, answered = 0, self._traffic.through
         while True:
             async with self._traffic.passage(failures=failures):
                 try:
@@ -204,8 +209,9 @@ class Endpoint:
                     self._traffic.came_through()
                     return answer
             failures += 1
-            if failures > most or seconds > LONGEST_REQUESTED_PAUSE_SECONDS:
-                raise self._given_up(problem, failures, began, others=self._traffic.through > through, pause=seconds)
+            if failures > most or problem.is_for_long:
+                raise self._given_up(problem, failures, began, others=self._traffic.through > answered)
+            answered = self._traffic.through
             if not everybody:
                 _LOG.debug("%s %s; trying again in %.1f s", self.host, problem, seconds)
                 await asyncio.sleep(seconds)
@@ -287,11 +293,11 @@ class Endpoint:
         text = text.replace(self._key, "[key]") if self._key else text
         return " ".join(text.split())[:_MESSAGE_CHARACTERS]
 
-    def _given_up(self, problem: _Passing, failures: int, began: float, *, others: bool, pause: float) -> EndpointError:
+    def _given_up(self, problem: _Passing, failures: int, began: float, *, others: bool) -> EndpointError:
         tried = f"asked {failures} times in {time.monotonic() - began:.0f} s" if failures > 1 else "asked once"
         message = f"{self.host} {problem} ({tried})"
-        if pause > LONGEST_REQUESTED_PAUSE_SECONDS:
-            message += f"; it asks for a pause of {pause:.0f} s"
+        if problem.is_for_long:
+            message += f"; it asks for a pause of {problem.requested_seconds:.0f} s"
         return problem.kind(message, others=others)
 
 
