@@ -179,8 +179,25 @@ def test_the_round_trip(cli: Cli, described: dmesr.Client, tmp_path: Path, name:
 
 
 def test_failures_are_exported_when_asked_for(cli: Cli, described: dmesr.Client, tmp_path: Path):
-    cli("descriptions", "export", "--output", "all.jsonl", "--failures", "--json")
-    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 5  # there are none
+    data = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(data, "PNG")
+    cut_short = data.getvalue()[:2_000]
+    described.items.upsert([dmesr.Item("4", picture=cut_short)])
+    cli("enrich", "start")
+    stats = cli("enrich", "stats")
+    assert "image failed: PICTURE_UNREADABLE 1" in stats.out
+    cli("descriptions", "export", "--output", "texts.jsonl")
+    called = cli("descriptions", "export", "--output", "all.jsonl", "--failures", "--json")
+    assert called.json["descriptions"] == 6
+    texts, everything = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("texts.jsonl", "all.jsonl")
+    )
+    (failed,) = [row for row in everything if row not in texts]
+    assert (failed["item_id"], failed["route"], failed["text"]) == ("4", "image", None)
+    assert failed["problem_reason"] == "PICTURE_UNREADABLE"
+    assert failed["problem_message"]
+    assert "failed: " in cli("descriptions", "show", "4").out
 
 
 def test_whose_texts_they_are_must_be_known(cli: Cli, described: dmesr.Client, tmp_path: Path):
