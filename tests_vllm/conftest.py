@@ -106,6 +106,7 @@ def openai_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(tiny), "--served-model-name", "tiny", "--api-key", "right-key", "--dtype", "float32"]
     command += ["--max-model-len", "1024", "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager"]
+    command += ["--enable-prompt-tokens-details"]  # otherwise it does not tell what its cache saved
     command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

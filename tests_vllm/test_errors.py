@@ -60,10 +60,11 @@ async def test_vllm_refuses_a_quantisation_that_does_not_exist(configured: Confi
 
 async def test_what_a_process_of_vllm_died_of_is_told(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")  # GiB
+    before = set(multiprocessing.active_children())
     error = await refused(VllmEngine(configured()))
     assert "memory" in error.message.lower()
     assert "max_model_len" in error.message
-    assert not [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    assert set(multiprocessing.active_children()) == before
 
 
 async def test_transformers_refuses_a_device_that_is_not_there(configured: Configured) -> None:
@@ -81,23 +82,24 @@ async def test_a_context_that_is_too_short_is_told_before_work(configured: Confi
     await describer.stop()
 
 
-async def children(wanted: bool) -> None:
-    """Waits until this process has some, or none."""
-    async with asyncio.timeout(60):
-        while bool(multiprocessing.active_children()) != wanted:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.1)
-
-
 async def test_a_start_can_be_abandoned(configured: Configured) -> None:
+    before = set(multiprocessing.active_children())
+
+    async def started(wanted: bool) -> None:
+        async with asyncio.timeout(60):
+            while bool(set(multiprocessing.active_children()) - before) != wanted:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.1)
+
     engine = SupervisedEngine(VllmEngine(configured()), configured().mllm)
     asked = asyncio.create_task(engine.generate(GREETING, sampling=Sampling(max_tokens=4)))
-    await children(True)
+    await started(True)
     began = time.monotonic()
     await engine.stop()
     assert time.monotonic() - began < 5
     with pytest.raises(EngineDown):
         await asked
-    await children(False)
+    await started(False)
+    assert before <= set(multiprocessing.active_children()), "another engine's processes are none of its business"
 
 
 async def test_an_idle_model_is_unloaded_and_comes_back_when_it_is_asked(configured: Configured) -> None:

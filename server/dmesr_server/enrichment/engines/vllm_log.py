@@ -33,7 +33,11 @@ def configuration() -> Path:
                 "level": "ERROR",
             },
         },
-        "loggers": {"vllm": {"handlers": ["stderr", "errors"], "level": "WARNING", "propagate": False}},
+        "loggers": {
+            "vllm": {"handlers": ["stderr", "errors"], "level": "WARNING", "propagate": False},
+            # Writes all prompts into the log when a process dies: what items say is nobody's business there.
+            "vllm.logging_utils.dump_input": {"level": "CRITICAL"},
+        },
     }
     file = folder / "logging.json"
     file.write_text(json.dumps(settings), "utf-8")
