@@ -123,14 +123,14 @@ class VectorTable:
         todo = rows
         outcomes: dict[str, RowOutcome] = {}
         while todo.num_rows:
-            todo = self._write_round(todo, dims=known, outcomes=outcomes)
+            todo = self._write_round(todo, outcomes=outcomes)
         return [outcomes[item_id] for item_id in item_ids]
 
-    def _write_round(self, rows: pa.Table, *, dims: Mapping[str, int], outcomes: dict[str, RowOutcome]) -> pa.Table:
+    def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome]) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = rows["item_id"].combine_chunks()
-        stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
+        stored = self._table.select_in(["item_id", *given], column="item_id", values=ids.to_pylist())
         position = pc.index_in(ids, stored["item_id"].combine_chunks())
         same = pa.array(np.ones(len(ids), bool))
         fresh = pa.array(np.ones(len(ids), bool))
@@ -144,22 +144,25 @@ class VectorTable:
         for item_id, unchanged, inserted in zip(ids.to_pylist(), same.to_pylist(), fresh.to_pylist(), strict=True):
             outcomes.setdefault(item_id, "unchanged" if unchanged else "inserted" if inserted else "updated")
         changed = pc.invert(same)
-        rows, position = rows.filter(changed), position.filter(changed)
-        if not rows.num_rows:
-            return rows
-        return self._merge(rows, expected=stored[STAMP].combine_chunks().take(position).fill_null(0), dims=dims)
+        rows = rows.filter(changed)
+        return self._merge(rows) if rows.num_rows else rows
 
-    def _merge(self, rows: pa.Table, *, expected: pa.Array, dims: Mapping[str, int]) -> pa.Table:
-        others = [name for source in dims for name in column_names(source) if name not in rows.column_names]
+    def _merge(self, rows: pa.Table) -> pa.Table:
         ids = rows["item_id"].to_pylist()
-        whole = rows
-        if others and pc.any(pc.not_equal(expected, 0)).as_py():
-            # Other writers may have filled these columns; what they hold is written again.
+        while True:
+            # The sources are asked for again after the read: one that another writer declared in between would
+            # otherwise be written over with null, under a stamp that is right.
+            dims = self.sources()
+            others = [name for source in dims for name in column_names(source) if name not in rows.column_names]
             stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
-            position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
-            for name in others:
-                whole = whole.append_column(name, stored[name].combine_chunks().take(position))
-            expected = stored[STAMP].combine_chunks().take(position).fill_null(0)
+            if self.sources() == dims:
+                break
+        position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
+        whole = rows
+        for name in others:
+            # Other writers may have filled these columns; what they hold is written again.
+            whole = whole.append_column(name, stored[name].combine_chunks().take(position))
+        expected = stored[STAMP].combine_chunks().take(position).fill_null(0)
         stamp = random.getrandbits(62) + 1
         whole = whole.append_column(STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
         whole = whole.append_column(EXPECTED, expected)
