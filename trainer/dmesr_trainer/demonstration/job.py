@@ -1,8 +1,8 @@
-"""The steps of the demonstration: import, enrich, train, publish, recommend. Each answers with what it saw."""
+"""The steps of the demonstration: import, enrich, publish, recommend. Each answers with what it saw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ METHODS = ("popularity", "none", "dmesr")  # floor, ids alone, the method
 MODEL = "dmesr"
 SHOWN_HISTORY = 5
 K = 10
-_HISTORIES_SCANNED = 1_000  # when looking for a list that has a new item
+# Attributes that tell in a word or two what an item is, where titles do not.
+_ABOUT = ("genre", "genres", "category", "categories", "setting", "brand")
+_ABOUT_VALUES = 3
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,22 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A recommended item as people read it."""
+class Told:
+    """An item as people read it."""
 
     item_id: str
     title: str
+    about: str  # its genre and the like; may be empty
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.about})" if self.about else self.title
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A recommended item."""
+
+    item: Told
     score: float
     shares: dict[str, float]
     is_new: bool
@@ -56,22 +69,9 @@ class UserList:
     """Ten recommendations for one user."""
 
     user_id: str
-    history: tuple[str, ...]  # the last titles, oldest first
+    history: tuple[Told, ...]  # the last ones, oldest first
     items: tuple[Shown, ...]
     model: str
-
-
-@dataclass(frozen=True)
-class NewItem:
-    """An item without any training event, recommended."""
-
-    item_id: str
-    title: str
-    is_new: bool
-    user_id: str
-    history: tuple[str, ...]
-    rank: int  # in the user's list of the whole catalogue, from 1
-    score: float
 
 
 def prepare_catalog(client: dmesr.Client, dataset: Dataset) -> dmesr.Client:
@@ -87,10 +87,10 @@ def import_items(
     """Streams the dataset's items into the catalog."""
     pictures = 0
 
-    def counted() -> Iterable[dmesr.Item]:
+    def counted() -> Iterable[dmesr.Item | dmesr.RejectedRow]:
         nonlocal pictures
         for number, item in enumerate(dataset.items(), start=1):
-            pictures += item.picture is not None
+            pictures += isinstance(item, dmesr.Item) and item.picture is not None
             if progress:
                 progress(number)
             yield item
@@ -105,16 +105,20 @@ def coverage(client: dmesr.Client) -> tuple[Coverage, ...]:
     return tuple(Coverage(one.source.name, one.source.present, one.coverage) for one in stats.sources)
 
 
-def described_item(client: dmesr.Client) -> tuple[dmesr.Item, dict[str, str]]:
-    """The first item that all routes describe, and its texts by route; "original" is the fine view's."""
+def described_item(client: dmesr.Client) -> tuple[dmesr.Item, dict[str, str]] | None:
+    """The first item with the most descriptions, and its texts by route; "original" is the fine view's."""
+    best: tuple[dmesr.Item, dict[str, str]] | None = None
     for item in client.items.list():
-        if item.picture is None:
-            continue
+        if best and item.picture is None:
+            continue  # the text route alone: not more than what was found
         found = client.enrichment.descriptions([item.item_id])
-        texts = {one.route: one.text for one in found.descriptions if one.text}
-        if len(texts) >= 3:
-            return item, {"original": found.original_texts[item.item_id], **texts}
-    raise ValueError("no item has a picture and all three descriptions; is the enrichment complete?")
+        texts = {"original": found.original_texts.get(item.item_id, "")}
+        texts |= {one.route: one.text for one in found.descriptions if one.text}
+        if best is None or len(texts) > len(best[1]):
+            best = item, texts
+        if item.picture is not None:
+            break
+    return best
 
 
 def publish(client: dmesr.Client, result: TrainResult, *, folder: Path, dataset: Dataset) -> dmesr.Model:
@@ -123,8 +127,21 @@ def publish(client: dmesr.Client, result: TrainResult, *, folder: Path, dataset:
     return client.models.promote(model.ref)
 
 
+def tell(items: Iterable[dmesr.Item]) -> dict[str, Told]:
+    """How to call each item, by id."""
+    return {item.item_id: _told(item) for item in items}
+
+
+def _told(item: dmesr.Item) -> Told:
+    found: list[str] = []
+    for name in _ABOUT:
+        value = item.attributes.get(name, ())
+        found += [value] if isinstance(value, str) else [str(one) for one in value] if isinstance(value, list) else []
+    return Told(item.item_id, item.title, ", ".join(found[:_ABOUT_VALUES]))
+
+
 def recommend(
-    client: dmesr.Client, sequences: Sequences, *, users: Sequence[int], titles: dict[str, str]
+    client: dmesr.Client, sequences: Sequences, *, users: Sequence[int], told: Mapping[str, Told]
 ) -> tuple[UserList, ...]:
     """Ten recommendations for each of these users, from all but the last of their events."""
     lists = []
@@ -134,8 +151,7 @@ def recommend(
         found = client.recommend(history=history, k=K)
         shown = tuple(
             Shown(
-                item_id=one.item_id,
-                title=titles.get(one.item_id, one.item_id),
+                item=named(told, one.item_id),
                 score=one.score,
                 shares=dict(one.shares),
                 is_new=one.is_new,
@@ -143,47 +159,18 @@ def recommend(
             )
             for one in found
         )
-        lists.append(
-            UserList(
-                user_id=sequences.user_ids[user],
-                history=tuple(titles.get(item, item) for item in history[-SHOWN_HISTORY:]),
-                items=shown,
-                model=found.model,
-            )
-        )
+        last = tuple(named(told, item) for item in history[-SHOWN_HISTORY:])
+        lists.append(UserList(user_id=sequences.user_ids[user], history=last, items=shown, model=found.model))
     return tuple(lists)
 
 
-def users_to_show(sequences: Sequences) -> tuple[int, int]:
+def named(told: Mapping[str, Told], item_id: str) -> Told:
+    """How to call an item; by its id where the catalogue does not have it."""
+    return told.get(item_id) or Told(item_id, item_id, "")
+
+
+def users_to_show(sequences: Sequences) -> tuple[int, ...]:
     """Two held-out users whose histories differ the most in length among the first ones: not chosen by result."""
-    first = sequences.held_out_users_H[:20]
-    by_length = sorted(first.tolist(), key=lambda user: (int(sequences.lengths_U[user]), user))
-    return by_length[0], by_length[-1]
-
-
-def find_new_item(client: dmesr.Client, sequences: Sequences, *, titles: dict[str, str]) -> NewItem | None:
-    """The best placed item without a training event, over the lists of many users; None where no list has one.
-
-    The lists are made of the whole catalogue: nothing is done to let a new item in.
-    """
-    users = sequences.held_out_users_H[:_HISTORIES_SCANNED].tolist()
-    histories = [[sequences.item_ids[item] for item in sequences.events(user)] for user in users]
-    for k in (K, 100):
-        best: NewItem | None = None
-        for user, history, found in zip(
-            users, histories, client.recommend_batch(histories=histories, k=k), strict=True
-        ):
-            for rank, one in enumerate(found, start=1):
-                if one.is_new and (best is None or rank < best.rank):
-                    best = NewItem(
-                        item_id=one.item_id,
-                        title=titles.get(one.item_id, one.item_id),
-                        is_new=one.is_new,
-                        user_id=sequences.user_ids[user],
-                        history=tuple(titles.get(item, item) for item in history[-SHOWN_HISTORY:]),
-                        rank=rank,
-                        score=one.score,
-                    )
-        if best is not None:
-            return best
-    return None
+    first = sequences.held_out_users_H[:20].tolist()
+    by_length = sorted(first, key=lambda user: (int(sequences.lengths_U[user]), user))
+    return tuple(dict.fromkeys((*by_length[:1], *by_length[-1:])))

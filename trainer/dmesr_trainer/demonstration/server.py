@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,10 @@ def running_server(folder: Path) -> Iterator[str]:
     Raises:
         ServerStartError: It ended, or did not listen in time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServerStartError(f"cannot make {folder}: {error.strerror}; name another place with --folder") from error
     ready, log = folder / "server.address", folder / "server.log"
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "dmesr_server", "serve", "--host", "127.0.0.1", "--port", "0"]
@@ -39,10 +44,16 @@ def running_server(folder: Path) -> Iterator[str]:
     with log.open("ab") as output:
         # A session of its own: Ctrl-C is for us, and we stop the server in good order.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=_environment(),
         )
     try:
-        yield _address(process, ready=ready, log=log)
+        with _ended_by_signals():
+            yield _address(process, ready=ready, log=log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -50,6 +61,30 @@ def running_server(folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would make it another server than ours; describer and encoder may be chosen."""
+    ours = ("DMESR_SERVER", "DMESR_STORE", "DMESR_TOKEN", "DMESR_LIMITS")
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(ours)}
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the block as an exception does, so that what it holds is given back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _address(process: subprocess.Popen[bytes], *, ready: Path, log: Path) -> str:
