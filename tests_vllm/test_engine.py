@@ -115,6 +115,19 @@ async def test_32_requests_at_once(vllm_engine: VllmEngine) -> None:
     assert sum(answer.milliseconds for answer in answers) / 1e3 > 4 * seconds
 
 
+async def test_drawn_answers_to_more_prompts_than_one_step_reads(vllm_engine: VllmEngine) -> None:
+    # On a CPU vLLM dies where it reads the prompt of a seeded draw in parts.
+    asked = [[Turn("user", f"Film number {number}. " + "It is about a kite. " * 60)] for number in range(16)]
+    answers = await asyncio.gather(
+        *(
+            vllm_engine.generate(turns, sampling=Sampling(max_tokens=4, temperature=1.0, seed=number))
+            for number, turns in enumerate(asked)
+        )
+    )
+    assert sum(answer.tokens_in for answer in answers) > 2 * 2048
+    assert all(answer.tokens_out for answer in answers)
+
+
 async def test_a_cancelled_request_frees_its_place(vllm_engine: VllmEngine) -> None:
     long = Sampling(max_tokens=900, temperature=1.0)
     tasks = [

@@ -23,7 +23,9 @@ _RETRY_TOP_P = 0.95
 _REVIEW_TOKENS = 160
 _SHORTENINGS = 8  # at most: each one asks the engine anew
 _SAFETY = 1.05  # on the estimate of what has to go
-_LEAST_SHARE = 8  # an eighth of the attributes goes at least, where the engine does not tell how much is too much
+# Of the attributes, so much goes at least, each time twice as much: engines that stop counting at their limit tell too
+# small an excess.
+_LEAST_SHARE, _MOST_SHARE = 1 / 8, 1 / 2
 
 
 class Unusable(Exception):  # noqa: N818 - reads as what happened
@@ -79,12 +81,12 @@ class Description:
         """
         whole: Attributes = self._request.attributes
         cut: Shortened | None = None
-        for _ in range(_SHORTENINGS):
+        for time in range(_SHORTENINGS):
             try:
                 return await self._described(cut)
             except PromptTooLong as error:
                 now = len(rendering.original_text(whole)) if cut is None else cut.characters
-                cut = shortening.shortened(whole, characters=now - self._excess(error, cut, now))
+                cut = shortening.shortened(whole, characters=now - self._excess(error, cut, now, time))
                 if not cut.characters:
                     raise
         return await self._described(cut)
@@ -174,9 +176,9 @@ class Description:
         self._account.add(generation)
         return generation
 
-    def _excess(self, error: PromptTooLong, cut: Shortened | None, now: int) -> int:
-        """Characters of the attributes that have to go."""
-        least = max(16, now // _LEAST_SHARE)
+    def _excess(self, error: PromptTooLong, cut: Shortened | None, now: int, time: int) -> int:
+        """Characters of the attributes that have to go, of those that there are now."""
+        least = max(16, math.ceil(now * min(_MOST_SHARE, _LEAST_SHARE * 2**time)))
         if not error.actual or not error.expected:
             return max(least, now // 2)
         turns = self.opening(self._request.attributes if cut is None else cut.attributes)
