@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 # The loss of the first steps on the fixtures' data, CPU, seed 0. A change that should alter no number must leave them.
 GOLDEN = {
-    "dmesr": [],
-    "dmesr-paper": [],
-    "none": [],
+    "dmesr": [4.67219, 4.6344, 4.6859],
+    "dmesr-paper": [3.01233, 2.84384, 2.62608],
+    "none": [4.07976, 4.09366, 4.10185],
 }
 
 

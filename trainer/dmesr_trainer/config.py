@@ -49,8 +49,7 @@ class AdapterConfig:
 
     whiten: bool = True
     whitened_dims: int = 256  # at most
-    items_per_dim: float = 4.0  # at least; else whitening a small catalogue makes all items orthogonal
-    shrinkage: float = 0.0  # of the whitening's scale on weak directions, in mean variances; 0 whitens fully
+    items_per_dim: float = 10.0  # at least; else whitening a small catalogue makes all items orthogonal
     initial_std: float = 0.05  # of an adapted vector's numbers, where sources are whitened
     hidden_share: float = 0.5  # d1 = hidden_share · d0
     fold: bool = True  # multiply W2·W1 once a step instead of running every item through both
@@ -248,8 +247,11 @@ def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
 
 BACKBONES = ("sasrec",)
 
+# What both learn with, so that None is a fair twin: the same windows, loss, bias, steps and width of an item's vector.
+_SHARED = {"optimiser__batch_size": 64, "loss__candidates": 1024}
+
 _PRESETS: dict[str, dict[str, Any]] = {
-    "dmesr": {},
+    "dmesr": {**_SHARED, "dim": 64, "sources__coarse_form": "pooled", "ids__dropout": 0.2},
     # The recipe as printed: eq. 1–8, the settings of §4.1.3, nothing that the paper does not name.
     "dmesr-paper": {
         "adapter__whiten": False,
@@ -263,7 +265,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "optimiser__windows": "last",
         "backbone__heads": 1,
     },
-    "none": {},
+    "none": {**_SHARED, "dim": 128},
     "popularity": {},
 }
 METHODS = tuple(_PRESETS)

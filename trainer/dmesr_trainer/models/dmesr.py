@@ -131,9 +131,6 @@ def _encoder(name: str, *, config: TrainConfig, sources: Sources) -> SourceEncod
     if config.adapter.whiten:
         there = torch.from_numpy(sources.vectors[name][sources.present[name]])
         whitening = Whitening.fit(
-            there,
-            max_width=config.adapter.whitened_dims,
-            items_per_dim=config.adapter.items_per_dim,
-            shrinkage=config.adapter.shrinkage,
+            there, max_width=config.adapter.whitened_dims, items_per_dim=config.adapter.items_per_dim
         )
     return SourceEncoder(dim_in=sources.dims[name], dim=config.dim, config=config.adapter, whitening=whitening)

@@ -27,14 +27,13 @@ class Whitening(nn.Module):
         self.register_buffer("project_D0W", torch.zeros(dim, width))
 
     @classmethod
-    def fit(cls, vectors_ND0: Tensor, *, max_width: int, items_per_dim: float, shrinkage: float = 0.0) -> Whitening:
+    def fit(cls, vectors_ND0: Tensor, *, max_width: int, items_per_dim: float) -> Whitening:
         """Fits it on the vectors that are there.
 
         Args:
             vectors_ND0: float32; absent items left out.
             max_width: W at most.
             items_per_dim: W is at most N divided by this.
-            shrinkage: How much less weak directions are scaled up, in shares of the mean variance of all of them.
         """
         n_items, dim = vectors_ND0.shape
         exact = vectors_ND0.double()
@@ -43,7 +42,7 @@ class Whitening(nn.Module):
         variances, directions = torch.linalg.eigh(centred.T @ centred / max(n_items, 1))  # ascending
         real = variances > _LEAST_VARIANCE * variances[-1].clamp(min=1e-30)
         width = max(1, min(max_width, int(real.sum()), int(n_items / items_per_dim)))
-        scales = torch.where(real, (variances + shrinkage * variances.mean()).clamp(min=1e-30).rsqrt(), 0.0)
+        scales = torch.where(real, variances.clamp(min=1e-30).rsqrt(), 0.0)
         made = cls(dim=dim, width=width)
         made.mean_D0.copy_(mean)
         made.project_D0W.copy_((directions * scales)[:, dim - width :])
