@@ -96,20 +96,35 @@ async def single(vllm_engine: VllmEngine, configured: Configured) -> MllmDescrib
     return MllmDescriber(vllm_engine, configured({"mllm.hybrid_mode": "single"}).mllm)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def openai_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """vLLM's own OpenAI server with the tiny model, which it calls "tiny", behind the key "right-key": its base URL."""
+    arguments = ["--model", str(tiny), "--served-model-name", "tiny", "--api-key", "right-key", "--dtype", "float32"]
+    arguments += ["--max-model-len", "1024", "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager"]
+    arguments += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    arguments += ["--enable-prompt-tokens-details"]  # otherwise it does not tell what its cache saved
+    with _served(arguments, log=tmp_path_factory.mktemp("openai") / "server.log") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def embedding_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own OpenAI server with a tiny encoder of 64 dimensions and 128 tokens, called "tiny-embedder"."""
+    folder = tiny_model.build_encoder(tmp_path_factory.mktemp("encoder"))
+    arguments = ["--model", str(folder), "--served-model-name", "tiny-embedder", "--dtype", "float32"]
+    arguments += ["--runner", "pooling", "--max-num-seqs", "16", "--enforce-eager"]
+    with _served(arguments, log=tmp_path_factory.mktemp("embedding") / "server.log") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _served(arguments: list[str], *, log: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("openai") / "server.log"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(tiny), "--served-model-name", "tiny", "--api-key", "right-key", "--dtype", "float32"]
-    command += ["--max-model-len", "1024", "--max-num-seqs", "16", "--block-size", "32", "--enforce-eager"]
-    command += ["--enable-prompt-tokens-details"]  # otherwise it does not tell what its cache saved
-    command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        server = subprocess.Popen([*command, *arguments], stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_for(f"http://127.0.0.1:{port}/health", server, log)
         yield f"http://127.0.0.1:{port}/v1"

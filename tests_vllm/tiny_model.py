@@ -5,6 +5,7 @@ Its words mean nothing. It proves that engines, prompts and pictures go together
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from dmesr_server.enrichment import prompts
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     GenerationConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -83,6 +87,27 @@ def build(folder: Path, *, seed: int = 0) -> Path:
         pad_token_id=ids[_END_OF_TEXT],
     )
     model.save_pretrained(folder)
+    return folder
+
+
+def build_encoder(folder: Path, *, seed: int = 0) -> Path:
+    """Writes a sentence-transformers model with one layer and random weights: 64 dimensions, 128 tokens."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(vocabulary)}).save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 2 * HEAD, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 4 * HEAD}
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=128, **shape)
+    BertModel(config).eval().save_pretrained(folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128, "do_lower_case": True}))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 2 * HEAD, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     return folder
 
 

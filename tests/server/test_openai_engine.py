@@ -400,11 +400,12 @@ async def test_a_caller_that_is_cancelled_leaves_nothing_behind(peer: Peer, star
     ("error", "expected", "actual"),
     [
         (
-            "This model's maximum context length is 1,024 tokens. However, your prompt contains at least 1025 input "
-            "tokens, which exceeds this limit even without any output tokens.",
+            "This model's maximum context length is 1,024 tokens. However, your prompt contains 1025 input tokens, "
+            "which exceeds this limit even without any output tokens.",
             992,
             1025,
         ),
+        ("This model's maximum context length is 1024 tokens, your prompt contains at least 1025 input tokens", 0, 0),
         (
             "This model's maximum context length is 1024 tokens. However, you requested 1232 tokens (1200 in the "
             "messages, 32 in the completion).",

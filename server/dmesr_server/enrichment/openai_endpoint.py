@@ -180,7 +180,7 @@ class Endpoint:
         """Calls the endpoint.
 
         Args:
-            path: Below the base URL, for instance "chat/completions"; with a slash before it, of the host.
+            path: Below the base URL, for instance "chat/completions"; with a slash before it, beside the API's version.
             body: Sent as JSON.
             read: Reads the answer's JSON; raises `Malformed` where it is not what was asked for, which is retried.
             max_retries: Those of the settings where None.
@@ -227,7 +227,8 @@ class Endpoint:
             raise Unreachable(f"{self.host} is not being called any more")
         seconds = self._settings.timeout_seconds
         headers = {"content-type": "application/json"} if body is not None else {}
-        url = self._url.copy_with(path=path if path.startswith("/") else f"{self._url.path.rstrip('/')}/{path}")
+        base = self._url.path.rstrip("/")
+        url = self._url.copy_with(path=base.removesuffix("/v1") + path if path.startswith("/") else f"{base}/{path}")
         try:
             async with asyncio.timeout(seconds):
                 response = await self._client.request(method, url, content=body, headers=headers)

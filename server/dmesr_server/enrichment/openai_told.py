@@ -18,7 +18,7 @@ _LIMIT = re.compile(
 )
 _ACTUAL = re.compile(
     r"(?:prompt contains|your request has|(?:messages|prompt|input) (?:has|resulted in)|you passed)"
-    r" (?:at least )?([\d,]+)(?: input)? tokens|\(([\d,]+) in (?:the messages|your prompt)",
+    r" ([\d,]+)(?: input)? tokens|\(([\d,]+) in (?:the messages|your prompt)",
     re.IGNORECASE,
 )
 
@@ -52,7 +52,7 @@ class Told:
 
     @property
     def actual_tokens(self) -> int:
-        """Tokens that were sent; 0 where they are not told."""
+        """Tokens that were sent; 0 where they are not told, or where only "at least so many" is."""
         found = _ACTUAL.search(self.message)
         return self.numbers.get("n_prompt_tokens", 0) or (_number(found.group(1) or found.group(2)) if found else 0)
 

@@ -30,7 +30,7 @@ from dmesr_server.enrichment.openai_endpoint import (
 from dmesr_server.errors import ServiceError
 
 from . import openai_chat as chat
-from .base import EngineDown, Generation, PictureRejected, RequestFailed, Sampling, TokenCount, Turn
+from .base import EngineDown, Generation, PictureRejected, PromptTooLong, RequestFailed, Sampling, TokenCount, Turn
 from .openai_budget import TokenBudget
 from .openai_chat import Listed, Wording
 from .openai_pictures import JPEG_QUALITY, PictureUris
@@ -143,8 +143,23 @@ class OpenaiEngine:
             self._open.discard(task)
 
     async def count_tokens(self, turns: Sequence[Turn]) -> TokenCount | None:
-        """An endpoint tells only with an answer."""
-        return None
+        """Exact where vLLM serves the model, once the endpoint has been reached; others tell only with an answer."""
+        if not self._up or not self._wording.dialect.counts:
+            return None
+        try:
+            total = await self._counted(turns)
+            if all(turn.picture is None for turn in turns):
+                return TokenCount(total=total, picture=0)
+            return TokenCount(total=total, picture=total - await self._counted(_blind(turns)))
+        except EndpointError as error:  # it may be switched off, or hidden by what stands before it
+            _LOG.debug("%s counts no tokens: status %d", self._endpoint.host, error.status)
+            return None
+
+    async def _counted(self, turns: Sequence[Turn]) -> int:
+        wording = self._wording
+        body = {"model": wording.model, "messages": chat.messages(turns, await self._pictures.of(turns))}
+        template = {name: value for name, value in wording.dialect.fields.items() if name.startswith("chat_template")}
+        return await self._endpoint.post("/tokenize", body | template, read=chat.counted, max_retries=1)
 
     def picture_tokens(self, width_px: int, height_px: int) -> int | None:
         """The endpoint alone knows."""
@@ -160,7 +175,10 @@ class OpenaiEngine:
         except Refused as error:
             if error.status == 404:
                 raise self._unavailable(str(error), "see that the endpoint still serves the model") from error
-            raise chat.refused(error, sampling=sampling, has_picture=has_picture) from error
+            meant = chat.refused(error, sampling=sampling, has_picture=has_picture)
+            if isinstance(meant, PromptTooLong) and not meant.actual:
+                meant = await self._measured(turns, sampling) or meant
+            raise meant from error
         except (Unauthorised, OutOfQuota) as error:
             raise self._denied(error) from error
         except RateLimited as error:
@@ -187,13 +205,22 @@ class OpenaiEngine:
             spending.used = told or prompt + math.ceil(len(generation.text) / _CHARACTERS_PER_TOKEN)
         return generation
 
+    async def _measured(self, turns: Sequence[Turn], sampling: Sampling) -> PromptTooLong | None:
+        """How much too long a prompt is, where the endpoint does not say so by itself but counts."""
+        count = await self.count_tokens(turns)
+        if count is None or self.context_tokens is None:
+            return None
+        room = self.context_tokens - sampling.max_tokens
+        return PromptTooLong(expected=room, actual=count.total, picture=count.picture) if count.total > room else None
+
     async def _look(self, turns: Sequence[Turn], sampling: Sampling, seen: Generation) -> None:
         """Once: whether a picture makes a prompt longer. Some endpoints drop what their model cannot see, unsaid."""
         async with self._looking:
             if self._sees:
                 return
-            blind = [replace(turn, picture=None) for turn in turns]
-            unseen = await self._asked(blind, replace(sampling, max_tokens=min(_PROBE_TOKENS, sampling.max_tokens)))
+            unseen = await self._asked(
+                _blind(turns), replace(sampling, max_tokens=min(_PROBE_TOKENS, sampling.max_tokens))
+            )
             if 0 < seen.tokens_in <= unseen.tokens_in:
                 raise PictureRejected(
                     f"{self._endpoint.host} drops pictures: the model reads {seen.tokens_in} tokens with the picture "
@@ -317,6 +344,10 @@ class OpenaiEngine:
 
 
 _REACH = "see that it runs and that enrichment.openai.base_url is its address"
+
+
+def _blind(turns: Sequence[Turn]) -> list[Turn]:
+    return [replace(turn, picture=None) for turn in turns]
 
 
 def _prompt_tokens(turns: Sequence[Turn]) -> int:

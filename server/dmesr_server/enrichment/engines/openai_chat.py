@@ -19,17 +19,19 @@ class Dialect:
     Attributes:
         repetition_penalty: Its name for it.
         fields: Switch off what would otherwise come from the model's own settings and change the texts unseen.
+        counts: Whether it counts the tokens of a chat beside the API, at /tokenize.
     """
 
     repetition_penalty: str = "repetition_penalty"
     fields: Mapping[str, Any] = field(default_factory=dict)
+    counts: bool = False
 
 
 _NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 _PLAIN = Dialect()
 # By the owner that a server's list of models names.
 _DIALECTS = {
-    "vllm": Dialect(fields={"top_k": 0, "min_p": 0.0, **_NO_THINKING}),
+    "vllm": Dialect(fields={"top_k": 0, "min_p": 0.0, **_NO_THINKING}, counts=True),
     "sglang": Dialect(fields={"top_k": -1, "min_p": 0.0, **_NO_THINKING}),
     "llamacpp": Dialect("repeat_penalty", {"top_k": 0, "min_p": 0.0, **_NO_THINKING}),
 }
@@ -74,10 +76,9 @@ class Wording:
         if sampling.repetition_penalty != 1 or self.dialect is not _PLAIN:
             fields[self.dialect.repetition_penalty] = sampling.repetition_penalty
         kept = {name: value for name, value in fields.items() if name not in self.omitted}
-        messages = [_message(turn, pictures.get(index)) for index, turn in enumerate(turns)]
         return {
             "model": self.model,
-            "messages": messages,
+            "messages": messages(turns, pictures),
             self.max_tokens: sampling.max_tokens,
             **kept,
             **self.extra,
@@ -123,6 +124,17 @@ def generation(answer: Any) -> Generation:
         tokens_cached=_count(cached),
         milliseconds=0.0,
     )
+
+
+def counted(answer: Any) -> int:
+    """Reads how many tokens a chat has.
+
+    Raises:
+        Malformed: It does not tell.
+    """
+    if not isinstance(answer, Mapping) or type(answer.get("count")) is not int:
+        raise Malformed("JSON without a count")
+    return int(answer["count"])
 
 
 def refused(error: Refused, *, sampling: Sampling, has_picture: bool) -> EngineError:
@@ -222,6 +234,11 @@ def _sees(entry: Mapping[str, Any]) -> bool | None:
     if isinstance(capabilities, Mapping) and isinstance(capabilities.get("vision"), bool):
         return bool(capabilities["vision"])  # Mistral
     return None
+
+
+def messages(turns: Sequence[Turn], pictures: Mapping[int, str]) -> list[dict[str, Any]]:
+    """A conversation as the API has it; the pictures by the turn's place."""
+    return [_message(turn, pictures.get(index)) for index, turn in enumerate(turns)]
 
 
 def _message(turn: Turn, picture: str | None) -> dict[str, Any]:
