@@ -28,8 +28,8 @@ def test_the_demo_on_movielens(tmp_path: Path):
     assert report["catalogue"]["items"] == 9742
     assert report["catalogue"]["with_picture"] == 1340
     assert report["dataset"]["users"] == 610
-    metrics = report["metrics"]
-    assert metrics["dmesr"]["ndcg@10"] > metrics["none"]["ndcg@10"] > metrics["popularity"]["ndcg@10"]
+    ndcg = {method: figures["sampled"]["ndcg@10"] for method, figures in report["metrics"].items()}
+    assert ndcg["dmesr"] > ndcg["none"] > ndcg["popularity"]
     assert len(report["recommendations"]) == 2
     assert all(len(user["items"]) == 10 for user in report["recommendations"])
-    assert report["new_item"]["is_new"]
+    assert report["new_item"]["rank"] >= 1
