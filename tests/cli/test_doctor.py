@@ -64,6 +64,8 @@ def test_a_whole_machine_is_fine(tmp_path: Path, free_address: str):
         "packages",
         "extra server",
         "extra trainer",
+        "extra transformers",
+        "extra vllm",
         "gpu",
         "weights",
         "store",
