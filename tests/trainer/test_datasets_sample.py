@@ -146,6 +146,13 @@ def test_a_cover_is_its_own():
     assert not np.array_equal(_art(style, 1), _art(style, 2))
 
 
+def test_every_cover_has_something_on_it():
+    for composition, seed in itertools.product(COMPOSITIONS, range(12)):
+        art = _art(CoverStyle("noir", composition), seed)
+        colours = Counter(map(tuple, np.round(art, 2).reshape(-1, 3).tolist()))
+        assert colours.most_common(1)[0][1] / colours.total() < 0.94
+
+
 def test_palettes_differ_in_the_pixels():
     mean = {
         palette: np.mean(

@@ -247,9 +247,7 @@ def _wedges(canvas: _Canvas, colours: _Palette, rng: np.random.Generator) -> Non
     if right:
         angles = math.pi - angles
     for wedge, (low, high) in enumerate(itertools.pairwise(angles)):
-        far = [
-            (corner[0] + (-1 if right else 1) * 420 * math.cos(a), corner[1] - 420 * math.sin(a)) for a in (low, high)
-        ]
+        far = [_around(corner, 420, -float(angle)) for angle in (low, high)]
         canvas.polygon([corner, *far], colours.shapes[wedge % 4])
     canvas.disc(50 if right else WIDTH_PX - 50, 52, rng.uniform(18, 30), colours.shapes[1])
 

@@ -40,6 +40,28 @@ _LATER_FILMS = (
             "plot": "With half of all life gone, the Avengers assemble once more to undo what Thanos did.",
         },
     ),
+    dmesr.Item(
+        "the-rise-of-skywalker",
+        attributes={
+            "title": "Star Wars: Episode IX - The Rise of Skywalker",
+            "genres": ["Action", "Adventure", "Sci-Fi"],
+            "year": "2019",
+            "director": ["J.J. Abrams"],
+            "actors": ["Daisy Ridley", "Adam Driver", "John Boyega", "Oscar Isaac"],
+            "plot": "The Resistance faces the First Order once more, while Rey and Kylo Ren find what binds them.",
+        },
+    ),
+    dmesr.Item(
+        "joker",
+        attributes={
+            "title": "Joker",
+            "genres": ["Crime", "Drama", "Thriller"],
+            "year": "2019",
+            "director": ["Todd Phillips"],
+            "actors": ["Joaquin Phoenix", "Robert De Niro", "Zazie Beetz"],
+            "plot": "A failed comedian in Gotham City, whom everybody looks through, becomes the face of a revolt.",
+        },
+    ),
 )
 #: What can be put into a dataset's catalogue after training, where its own new items come into nobody's list.
 LATER_ITEMS: dict[str, tuple[dmesr.Item, ...]] = {"movielens": _LATER_FILMS}
@@ -67,7 +89,7 @@ def find(client: dmesr.Client, sequences: Sequences, *, told: Mapping[str, Told]
         client: Bound to the catalog.
         sequences: Who interacted with what.
         told: How to call the catalogue's items.
-        depth: How far down the lists to look.
+        depth: How far down the lists to look, at most the server's `max_k`.
 
     Returns:
         None where no list has one.

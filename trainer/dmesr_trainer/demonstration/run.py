@@ -20,7 +20,7 @@ from dmesr_trainer.training import EpochReport, TrainResult, train
 _SMALL = {"dim": 64, "optimiser__batch_size": 64, "optimiser__epochs": 40, "optimiser__patience": 8}
 _LARGE = _SMALL | {"loss__candidates": 1024, "optimiser__epochs": 10, "optimiser__patience": 3}
 _LARGE_ITEMS = 2_000
-_DEPTHS = (10, 100)  # how far down the lists a new item is looked for
+_DEPTHS = (10, 100, 1_000)  # how far down the lists a new item is looked for, one after the other
 
 
 def run(
@@ -75,11 +75,11 @@ def run(
     steps.done(f"published {model.ref}: {model.items_adapted:,} items adapted, alias production")
     told = job.tell(client.items.list())
     lists = job.recommend(client, sequences, users=job.users_to_show(sequences), told=told)
-    new_item, deepest = _new_item(client, dataset, sequences, told)
+    new_item = _new_item(client, dataset, sequences, told)
     if speak:
         for one in lists:
             telling.print_recommendations(one)
-        telling.print_new_item(new_item, never_met=len(told.keys() - set(sequences.item_ids)), deepest=deepest)
+        telling.print_new_item(new_item, items=len(told), never_met=len(told.keys() - set(sequences.item_ids)))
         telling.print_caveats(planted=dataset.planted, info=info)
     steps.done("done")
     return {
@@ -143,17 +143,23 @@ def _train_one(config: TrainConfig, *, sequences: Sequences, sources: Sources, f
 
 def _new_item(
     client: dmesr.Client, dataset: Dataset, sequences: Sequences, told: dict[str, job.Told]
-) -> tuple[newcomer.NewItem | None, int]:
-    """An item of the catalogue that nobody took, or else one put in now; and how deep the search went."""
+) -> newcomer.NewItem | None:
+    """The best placed item that nobody took: of the catalogue itself, or of those put in now."""
     later = newcomer.LATER_ITEMS.get(dataset.name, ())
-    found = newcomer.find(client, sequences, told=told, depth=_DEPTHS[0])
-    if found is None and later:
-        say(f"putting in {', '.join(item.title for item in later)}, and describing and encoding nothing else")
-        with newcomer.inserted(client, later, history=sequences.item_ids[:1]):
-            for depth in _DEPTHS:
-                found = newcomer.find(client, sequences, told=told | job.tell(later), depth=depth)
-                if found is not None:
-                    return replace(found, inserted=found.item.item_id in {item.item_id for item in later}), depth
-    elif found is None:
-        found = newcomer.find(client, sequences, told=told, depth=_DEPTHS[1])
-    return found, _DEPTHS[1]
+    if not later:
+        return _found(client, sequences, told, depths=_DEPTHS)
+    if found := _found(client, sequences, told, depths=_DEPTHS[:1]):
+        return found
+    say(f"putting in {', '.join(item.title for item in later)}; nothing else is described or encoded, nothing trained")
+    with newcomer.inserted(client, later, history=sequences.item_ids[:1]):
+        found = _found(client, sequences, told | job.tell(later), depths=_DEPTHS)
+    return found and replace(found, inserted=found.item.item_id in {item.item_id for item in later})
+
+
+def _found(
+    client: dmesr.Client, sequences: Sequences, told: dict[str, job.Told], *, depths: tuple[int, ...]
+) -> newcomer.NewItem | None:
+    for depth in depths:
+        if found := newcomer.find(client, sequences, told=told, depth=depth):
+            return found
+    return None

@@ -109,11 +109,11 @@ def print_recommendations(shown: UserList) -> None:
     )
 
 
-def print_new_item(found: NewItem | None, *, never_met: int, deepest: int) -> None:
+def print_new_item(found: NewItem | None, *, items: int, never_met: int) -> None:
     """The item that nobody knew."""
     _heading("A new item, recommended without retraining")
     if found is None:
-        print_line(f"None of the {never_met:,} items that nobody ever took came into anybody's first {deepest:,}.")
+        print_line(f"None of the {never_met:,} items that nobody ever took stands high in anybody's list.")
         return
     how = (
         "came into the catalogue after training: it was described and encoded then, and nothing was trained"
@@ -122,7 +122,9 @@ def print_new_item(found: NewItem | None, *, never_met: int, deepest: int) -> No
     )
     shares = ", ".join(f"{view} {found.shares[view]:+.2f}" for view in _VIEWS if view in found.shares)
     print_line(f"{found.item} {how}.")
-    print_line(f"Place {found.rank} for {found.user_id} (score {found.score:.2f}: {shares}), whose last were")
+    print_line(
+        f"Place {found.rank:,} of {items:,} for {found.user_id} (score {found.score:.2f}: {shares}), whose last were"
+    )
     for item in found.history:
         print_line(f"   {item}")
 
