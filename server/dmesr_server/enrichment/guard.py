@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
+
 #: Raise it with every change below: it is part of each MLLM description's identity.
 GUARD_REVISION = "guard-1"
 
@@ -14,7 +16,7 @@ _MAX_BROKEN = 0.02  # share of replacement characters: bytes that were no text
 _LOOP_WORDS = 4  # a repeated run of so many words is a sign of a loop …
 _LOOP_SHARE = 0.4  # … when the repeats make up so much of the text
 _LOOP_MIN_WORDS = 24  # shorter texts may repeat themselves
-_LOOP_CHARACTERS = re.compile(r"(.{1,40}?)\1{7,}", re.DOTALL)  # "hahaha…", also where words are not spaced
+_LOOP_PERIOD, _LOOP_TIMES = 40, 8  # so many characters, so often in a row: "hahaha…", also where words are not spaced
 _KEPT_SHARE = 0.5  # of a text cut at max_tokens that must be left when its last sentence is dropped
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -118,8 +120,8 @@ def problem(text: str) -> str | None:
 
 
 def _loop(text: str, words: list[str]) -> str | None:
-    if found := _LOOP_CHARACTERS.search(text):
-        return f"the answer loops: {found.group(1)!r} again and again"
+    if unit := _repeated(text):
+        return f"the answer loops: {unit!r} again and again"
     if len(words) < _LOOP_MIN_WORDS:
         return None
     runs = Counter(tuple(words[start : start + _LOOP_WORDS]) for start in range(len(words) - _LOOP_WORDS + 1))
@@ -127,6 +129,20 @@ def _loop(text: str, words: list[str]) -> str | None:
     if repeats > _LOOP_SHARE * sum(runs.values()):
         return f"the answer loops: {' '.join(runs.most_common(1)[0][0])!r:.80} again and again"
     return None
+
+
+def _repeated(text: str) -> str:
+    """The shortest run of characters that comes many times in a row; empty where none does."""
+    codes_N = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    for period in range(1, min(_LOOP_PERIOD, len(codes_N) // _LOOP_TIMES) + 1):
+        wanted = (_LOOP_TIMES - 1) * period
+        differs = np.flatnonzero(codes_N[period:] != codes_N[:-period])
+        bounds = np.concatenate([[-1], differs, [len(codes_N) - period]])
+        longest = int(np.argmax(np.diff(bounds)))
+        if bounds[longest + 1] - bounds[longest] - 1 >= wanted:
+            start = int(bounds[longest]) + 1
+            return text[start : start + period]
+    return ""
 
 
 def _unquoted(text: str) -> str:

@@ -94,6 +94,9 @@ def demo(
         TimeoutError,
     ) as error:  # DatasetError among them: what was given does not fit
         fail(str(error))
+    except dmesr.ServerUnavailable as error:
+        log = f"; its log is {place / 'server.log'}" if place else ""
+        fail(f"the server of the demonstration went away{log} ({error})")
     finally:
         if place is not None and not keep:
             shutil.rmtree(place, ignore_errors=True)
