@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -17,6 +16,13 @@ import psutil
 
 START_SECONDS = 90.0  # a loaded machine needs some
 STOP_SECONDS = 30.0
+
+# The server asks the kernel for its own death with the test session, even by SIGKILL (Linux). Not a preexec_fn: the
+# session has threads of gRPC, and a fork that runs Python beside them can hang.
+_DIE_WITH_PARENT = (
+    "import ctypes, runpy; ctypes.CDLL(None).prctl(1, 9); runpy.run_module('dmesr_server', run_name='__main__')"
+)
+_LAUNCH = ["-c", _DIE_WITH_PARENT] if sys.platform == "linux" else ["-m", "dmesr_server"]
 
 
 class RunningServer:
@@ -70,15 +76,13 @@ class RunningServer:
         assert self._process is None, "the server runs already"
         ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "dmesr_server", "serve", "--store", str(self.store), "--port", str(self._port)]
+        command = [sys.executable, *_LAUNCH, "serve", "--store", str(self.store), "--port", str(self._port)]
         command += ["--ready-file", str(ready)] + ([] if self._enricher else ["--no-enricher"])
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DMESR_")}
         environment |= {f"DMESR_{name.upper()}": _text(value) for name, value in self.config.items()}
         environment.setdefault("DMESR_SERVER__GRACE_SECONDS", "3")
         with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
-            )
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if self._process.poll() is not None:
@@ -123,13 +127,6 @@ class RunningServer:
         """Starts it again, on the same port and store; stops it first when it runs."""
         self.stop()
         return self.start()
-
-
-def _die_with_parent() -> None:
-    """Called in the child: the kernel kills it when the test session dies, even by SIGKILL (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(os.environ.get("DMESR_TEST_DATA", "no-such-folder"))
+DATA = Path(os.environ.get("DMESR_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 @pytest.mark.movielens
