@@ -362,7 +362,8 @@ def _get(connection: sa.Connection, catalog: str, name: str, version: int, *, lo
 def _model_not_found(catalog: str, ref: str) -> ServiceError:
     return ServiceError(
         "MODEL_NOT_FOUND",
-        f"the catalog {catalog} has neither a model nor an alias {ref}: publish or promote one, or see the list",
+        f"the catalog {catalog} has neither a model nor an alias {ref}: train and publish one (`dmesr-cli train`, "
+        "`models publish`), promote one, or choose from `dmesr-cli models list`",
         catalog=catalog,
         model=ref,
     )
