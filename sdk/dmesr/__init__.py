@@ -85,7 +85,8 @@ from dmesr.errors import (
 from dmesr.estimates import Estimate, RouteEstimate
 from dmesr.item import KEEP_PICTURE, Item
 from dmesr.items import DeleteSummary, ItemsFound
-from dmesr.jobs import Job, JobState, JobStatus, RouteProgress
+from dmesr.job_status import JobState, JobStatus, RouteProgress
+from dmesr.jobs import Job
 from dmesr.models import Model, ModelState
 from dmesr.pins import Pin
 from dmesr.previews import PromptPreview, PromptTurn

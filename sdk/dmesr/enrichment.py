@@ -20,7 +20,8 @@ from dmesr.descriptions import (
 )
 from dmesr.enrichment_stats import EnrichmentStats, read_enrichment_stats
 from dmesr.estimates import ESTIMATE, Estimate, estimate_from_wire
-from dmesr.jobs import GET, AsyncJob, Job, status_from_wire
+from dmesr.job_status import status_from_wire
+from dmesr.jobs import GET, AsyncJob, Job
 from dmesr.previews import PromptPreview, read_preview
 from dmesr.rows import UpsertSummary
 from dmesr.transport import Rpc, Transport

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from dmesr.jobs import JobStatus, StatusView
+from dmesr.job_status import JobStatus, StatusView
 
-View = TypeVar("View", bound="StatusView")
+View = TypeVar("View", bound=StatusView)
 
 
 def route_counts(status: JobStatus) -> str:
