@@ -134,6 +134,8 @@ def evaluate(
 def score(model: Recommender, items_NV: torch.Tensor, histories: Sequence[NDArray[np.int64]]) -> torch.Tensor:
     """Scores every item for each history (eq. 6), by the same path as the exported user tower.
 
+    A method whose towers only approximate it (`Recommender.exact_scores`) is scored by itself.
+
     Args:
         model: In evaluation mode.
         items_NV: `model.item_vectors()`.
@@ -142,6 +144,9 @@ def score(model: Recommender, items_NV: torch.Tensor, histories: Sequence[NDArra
     Returns:
         float32 [B, N].
     """
+    exact_BN = model.exact_scores(histories)
+    if exact_BN is not None:
+        return exact_BN
     recent = [history[-model.max_history :] for history in histories]
     lengths_B = torch.tensor([len(history) for history in recent], device=items_NV.device)
     items_BT = np.zeros((len(recent), max((len(history) for history in recent), default=0)), np.int64)

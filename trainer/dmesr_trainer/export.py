@@ -242,6 +242,8 @@ def _manifest(result: TrainResult, *, folder: Path, dataset: str) -> dict[str, A
             "dataset": dataset,
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
+            "pretraining": result.pretraining,
+            "notes": list(model.notes),
             "seconds": round(result.seconds, 3),
         },
         "versions": versions(),

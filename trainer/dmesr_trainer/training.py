@@ -76,6 +76,7 @@ class TrainResult:
         test_ranks: Each held-out user's rank, "sampled" and "full": for significance tests.
         best_epoch: 0 for a method that learns nothing by steps.
         history: Every epoch.
+        pretraining: Figures of what was learned before the first epoch; empty for most methods.
         interrupted: Whether Ctrl-C ended it early; the best so far was kept.
         seconds: Wall clock.
         item_ids: The N items, in the order of the model's tables.
@@ -90,6 +91,7 @@ class TrainResult:
     test_ranks: dict[str, NDArray[np.int64]]
     best_epoch: int
     history: tuple[EpochReport, ...]
+    pretraining: dict[str, float]
     interrupted: bool
     seconds: float
     item_ids: tuple[str, ...]
@@ -133,7 +135,8 @@ def train(
     _write_json(output / "config.json", config.to_dict())
     torch.manual_seed(config.seed)
     fabric = Fabric(accelerator=_accelerator(config.device), devices=1, precision=config.precision)
-    model = build(config, sequences=sequences, sources=sources)
+    model = build(config, sequences=sequences, sources=sources).to(fabric.device)
+    pretraining = model.pretrain(seed=config.seed)
     history: list[EpochReport] = []
     interrupted = False
     best = output / "best.safetensors"
@@ -148,8 +151,6 @@ def train(
                 raise
             interrupted = True
         model.load_state_dict(load_file(best))
-    else:
-        model.to(fabric.device)
     model.eval()
     evaluations = {
         split: evaluate(model, sequences, split=split, config=config.evaluation) for split in ("valid", "test")
@@ -162,6 +163,7 @@ def train(
         test_ranks={"sampled": evaluations["test"].sampled_ranks_H, "full": evaluations["test"].full_ranks_H},
         best_epoch=next((report.epoch for report in reversed(history) if report.is_best), 0),
         history=tuple(history),
+        pretraining=pretraining,
         interrupted=interrupted,
         seconds=time.perf_counter() - started,
         item_ids=sequences.item_ids,
@@ -315,6 +317,8 @@ def _summary(result: TrainResult) -> dict[str, Any]:
         "metrics": result.metrics,
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
+        "pretraining": result.pretraining,
+        "notes": list(result.model.notes),
         "interrupted": result.interrupted,
         "seconds": round(result.seconds, 3),
         "lineage": asdict(result.lineage),

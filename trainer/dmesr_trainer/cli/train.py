@@ -172,6 +172,8 @@ def _train(config: TrainConfig, *, sequences: Sequences, sources: Sources | None
         result = run(
             config=config, sequences=sequences, sources=sources, output=folder, on_epoch=on_epoch, on_step=on_step
         )
+    for note in result.model.notes:
+        say(f"note: {note}")
     if result.interrupted:
         say(f"interrupted: epoch {result.best_epoch}, the best so far, is kept")
     return result

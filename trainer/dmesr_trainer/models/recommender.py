@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmesr_trainer import losses
@@ -54,6 +56,8 @@ class Recommender(nn.Module, ABC):
         max_history: L: the events that the user tower looks at.
         views: The slices of an item's vector.
         sources: What the item tower reads; empty for a method that knows items by id alone.
+        notes: What a reader of its figures must know, for instance that the recipe lacks a source. Kept with the run
+            and in the manifest.
     """
 
     method: str
@@ -62,6 +66,7 @@ class Recommender(nn.Module, ABC):
     views: tuple[View, ...]
     sources: tuple[SourceSpec, ...]
     indexed_N: Tensor
+    notes: tuple[str, ...] = ()
 
     @property
     def vector_dim(self) -> int:
@@ -90,6 +95,27 @@ class Recommender(nn.Module, ABC):
 
     def item_tower(self) -> nn.Module | None:
         """The module behind item_tower.onnx: (vectors, present) of each of `sources` in turn → [N, V]."""
+        return None
+
+    def pretrain(self, *, seed: int) -> dict[str, float]:
+        """What a method learns before the first epoch, on the device where it is; most learn nothing then.
+
+        Draws nothing from the global random state, so a run goes on the same whether this came before or not.
+
+        Args:
+            seed: The run's.
+
+        Returns:
+            Figures for the run folder; empty for a method without this stage.
+        """
+        return {}
+
+    def exact_scores(self, histories: Sequence[NDArray[np.int64]]) -> Tensor | None:
+        """Scores that the towers can only approximate, for a method that has them: float32 [B, N]; None otherwise.
+
+        Args:
+            histories: Item indexes, oldest first; may be empty.
+        """
         return None
 
     def forward(self, batch: Batch) -> StepLoss:
