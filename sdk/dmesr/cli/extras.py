@@ -60,6 +60,12 @@ EXTRAS = (
     ),
     Extra("datasets", "trainer", "List, fetch and describe datasets.", ("dmesr-cli datasets list",)),
     Extra(
+        "experiment",
+        "trainer",
+        "Run the paper's experiments: resumable, with statistics, beside the paper's numbers.",
+        ("dmesr-cli experiment table2 --dataset sample --budget 10", "dmesr-cli experiment table2 --help"),
+    ),
+    Extra(
         "demo",
         "trainer",
         "Run the whole main job once: import, enrich, train, publish, recommend.",

@@ -1,0 +1,222 @@
+"""Runs the unfinished cells of an experiment, several at a time, each in a process of its own with one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dmesr.cli.console import Tell, progress, say
+
+from dmesr_trainer.experiments.cells import Cell
+
+_STOP_SECONDS = 10.0
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to run.
+
+    Attributes:
+        cell: The cell.
+        label: What to call it on the way.
+        data: The folder of its histories.
+        vectors: The folder of its vectors, for methods that read any.
+    """
+
+    cell: Cell
+    label: str
+    data: Path
+    vectors: Path | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be run."""
+
+    label: str
+    message: str
+
+
+@dataclass
+class _Pace:
+    """How long cells take, for the time that is left."""
+
+    total: int
+    jobs: int
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    running: dict[str, float] = field(default_factory=dict)  # by label: the share of its epochs
+
+    def left(self) -> str:
+        through = self.done + sum(self.running.values())
+        if through < 0.02 * self.total and self.done == 0:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self.started) * (self.total - through) / max(through, 1e-9)
+        return f"about {readable(seconds)} left"
+
+
+def run(tasks: Sequence[Task], *, jobs: int, label: str) -> list[Failure]:
+    """Runs these cells; those that are finished are left alone.
+
+    Ctrl-C ends the running cells at once, and is raised; finished cells stay.
+
+    Args:
+        tasks: Cells; one that stands there twice is run once.
+        jobs: At a time.
+        label: For the progress.
+
+    Returns:
+        The cells that could not be run.
+    """
+    waiting = list({task.cell.folder: task for task in tasks if not task.cell.finished}.values())
+    if not waiting:
+        return []
+    jobs = min(jobs, len(waiting))
+    pace = _Pace(total=len(waiting), jobs=jobs)
+    failures: list[Failure] = []
+    todo: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    for one in waiting:
+        todo.put(one)
+    events: queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]] = queue.SimpleQueue()
+    with progress(label) as tell, _workers(jobs) as workers:
+        for worker in workers:
+            threading.Thread(target=_feed, args=(worker, todo, events), daemon=True).start()
+        active = jobs
+        while active:
+            kind, task, event = events.get()
+            if kind == "end":
+                active -= 1
+                continue
+            assert task is not None
+            _note(kind, task, event, pace=pace, failures=failures)
+            _show(tell, pace)
+    # A worker that died took no cell of the others with it, but what nobody was left to run is still to be told.
+    with contextlib.suppress(queue.Empty):
+        while True:
+            failures.append(Failure(todo.get_nowait().label, "no process was left to run it; start the command again"))
+    return failures
+
+
+def readable(seconds: float) -> str:
+    """A time in the two units that matter: "3 h 20 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "dmesr_trainer.experiments.worker"]
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for _ in range(count):
+            started.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | _THREADS,
+                    start_new_session=True,  # Ctrl-C on the terminal is not for them
+                )
+            )
+        yield started
+    finally:
+        # At the end of its stdin a worker goes, whatever it is doing.
+        for worker in started:
+            assert worker.stdin is not None
+            with contextlib.suppress(OSError):
+                worker.stdin.close()
+        for worker in started:
+            try:
+                worker.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            assert worker.stdout is not None
+
+
+def _feed(
+    worker: subprocess.Popen[str],
+    todo: queue.SimpleQueue[Task],
+    events: queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]],
+) -> None:
+    """Gives a worker one cell after the other and passes on what it tells."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    with worker.stdout:
+        while True:
+            try:
+                task = todo.get_nowait()
+            except queue.Empty:
+                break
+            line = json.dumps(
+                {
+                    "cell": str(task.cell.folder),
+                    "data": str(task.data),
+                    "vectors": str(task.vectors) if task.vectors else None,
+                }
+            )
+            events.put(("start", task, {}))
+            try:
+                worker.stdin.write(line + "\n")
+                worker.stdin.flush()
+            except OSError:
+                events.put(("failed", task, {"message": "its process has died"}))
+                break
+            ended = False
+            for told in worker.stdout:
+                event = json.loads(told)
+                events.put((event["event"], task, event))
+                ended = event["event"] in ("done", "failed")
+                if ended:
+                    break
+            if not ended:
+                code = worker.wait()
+                events.put(("failed", task, {"message": f"its process died with status {code}; is memory short?"}))
+                break
+    events.put(("end", None, {}))
+
+
+def _note(kind: str, task: Task, event: dict[str, object], *, pace: _Pace, failures: list[Failure]) -> None:
+    match kind:
+        case "start":
+            pace.running[task.label] = 0.0
+        case "epoch":
+            epoch, epochs = event["epoch"], event["epochs"]
+            assert isinstance(epoch, int)
+            assert isinstance(epochs, int)
+            pace.running[task.label] = epoch / epochs
+        case "done":
+            pace.running.pop(task.label, None)
+            pace.done += 1
+            result = task.cell.result
+            figures = result.metrics["test"]["sampled"]
+            told = " ".join(f"{name.upper()} {value:.4f}" for name, value in figures.items())
+            say(
+                f"{task.label}: test {told}, best epoch {result.best_epoch} of {result.epochs}, "
+                f"{readable(result.seconds)} ({pace.done} of {pace.total}; {pace.left()})"
+            )
+        case "failed":
+            pace.running.pop(task.label, None)
+            pace.done += 1
+            failures.append(Failure(task.label, str(event["message"])))
+            say(f"{task.label}: failed: {event['message']}")
+
+
+def _show(tell: Tell, pace: _Pace) -> None:
+    running = ", ".join(f"{label} {share:.0%}" for label, share in pace.running.items())
+    tell(pace.done, total=pace.total, note=f"{pace.left()}; {running}" if running else pace.left())
