@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from dmesr.rows import Problem
+
 
 class KeepPicture(Enum):
     """The type of :data:`KEEP_PICTURE`."""
@@ -23,7 +25,7 @@ KEEP_PICTURE: Final = KeepPicture.KEEP_PICTURE
 
 Scalar: TypeAlias = str | int | float | bool
 AttributeValue: TypeAlias = Scalar | Sequence[Scalar]
-Picture: TypeAlias = Path | bytes | str | Literal[KeepPicture.KEEP_PICTURE] | None
+Picture: TypeAlias = Path | bytes | str | Literal[KeepPicture.KEEP_PICTURE] | Problem | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Item:
             decimal text; None and NaN mean that the item has no such attribute. After reading: name to list of text.
         picture: A `Path` or `bytes` is uploaded, if the server lacks it. Text is "sha256:HEX" of a picture on the
             server, or else a URI that the *server* reads. `KEEP_PICTURE` leaves the picture as it is; None takes it
-            away. After reading: "sha256:HEX" or None.
+            away. After reading: "sha256:HEX" or None. A reader that cannot take the picture puts the `Problem` in its
+            place: the item goes on without one, and the problem stands among `UpsertSummary.picture_problems`.
         update_time: When the item last changed. Set by the server.
     """
 

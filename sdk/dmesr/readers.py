@@ -10,6 +10,7 @@ it on into its summary. Its reason is one of the service's own, or `UNREADABLE_R
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from dmesr.errors import InvalidInput
 from dmesr.files import UNREADABLE_ROW, Format, Row, read_rows, rejected
 from dmesr.item import Item, Picture, Scalar
-from dmesr.rows import RejectedRow
+from dmesr.rows import Problem, RejectedRow
 
 __all__ = [
     "UNREADABLE_ROW",
@@ -40,7 +41,7 @@ class ColumnMapping:
     item_id: str = "item_id"
     attributes: Mapping[str, str] | None = None  # attribute name to column; None takes every other column
     picture: str | None = None  # file paths, URIs that the server reads, "sha256:HEX", or the pictures' bytes
-    picture_root: Path | None = None  # where relative file paths start; the file's own folder when None
+    picture_root: Path | None = None  # where the files lie, all of them below it; the file's own folder when None
     list_separator: str | None = None  # cuts text into several values, for instance "|"
 
     def __post_init__(self) -> None:
@@ -183,13 +184,26 @@ def _picture(values: Mapping[str, object], columns: ColumnMapping, root: Path) -
         case str() if value.startswith("sha256:") or "://" in value:
             return value
         case str():
-            return root / value
+            return _below(root, value)
         case _:
-            raise _RowError(
+            kind = type(value).__name__
+            return Problem(
                 "PICTURE_UNREADABLE",
-                f"{columns.picture!r} is a {type(value).__name__}; expected a path, a URI or the picture's bytes",
-                column=columns.picture,
+                f"{columns.picture!r} is a {kind}; expected a path, a URI or the picture's bytes",
+                {"column": str(columns.picture), "type": kind},
             )
+
+
+def _below(root: Path, path: str) -> Path | Problem:
+    """The file, unless the path leads out of the root: a catalogue from elsewhere should not pick files to send."""
+    # Not resolve(), which follows links: those inside the folder were put there by its owner.
+    if Path(os.path.abspath(root / path)).is_relative_to(os.path.abspath(root)):  # noqa: PTH100
+        return root / path
+    return Problem(
+        "PICTURE_URI_NOT_ALLOWED",
+        f"the picture {path[:200]!r} does not lie below {root}; name the folder that holds all pictures",
+        {"path": path[:200], "root": str(root)},
+    )
 
 
 def _moment(value: object, column: str) -> float:

@@ -83,6 +83,8 @@ class UpsertBatches:
                 return items_pb2.PictureRef(sha256=text.removeprefix("sha256:"))
             case str(uri):
                 return items_pb2.PictureRef(uri=uri)
+            case Problem() as problem:
+                settled = problem
         if settled is None and item.picture is not None:
             kind = type(item.picture).__name__
             message = f"the picture is of type {kind}; expected a pathlib.Path, bytes, or text that names one"

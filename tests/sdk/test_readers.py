@@ -15,7 +15,7 @@ import dmesr
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dmesr import Item, RejectedRow
+from dmesr import Item, Problem, RejectedRow
 from dmesr.readers import ColumnMapping, Interaction, Row, read_interactions, read_items, read_rows
 
 Write = Callable[[str, str | bytes], Path]
@@ -169,6 +169,15 @@ def test_pictures_as_the_hub_stores_them(tmp_path: Path):
     assert [row.picture for row in rows if isinstance(row, Item)] == [b"x", tmp_path / "b.jpg", None]
     unmapped = list(read_items(path))
     assert problems(unmapped) == [("1", "INVALID_ATTRIBUTE"), ("2", "INVALID_ATTRIBUTE")]
+
+
+def test_a_catalogue_names_no_files_outside_the_folder_of_its_pictures(write: Write, tmp_path: Path):
+    path = write("films.csv", "item_id,poster\n1,../secret.jpg\n2,/etc/passwd\n3,a/../b.jpg\n")
+    rows = [row for row in read_items(path, mapping=ColumnMapping(picture="poster")) if isinstance(row, Item)]
+    reasons = [row.picture.reason if isinstance(row.picture, Problem) else row.picture for row in rows]
+    assert reasons == ["PICTURE_URI_NOT_ALLOWED"] * 2 + [path.parent / "a/../b.jpg"]
+    everywhere = read_items(path, mapping=ColumnMapping(picture="poster", picture_root=Path("/")))
+    assert [row.picture for row in everywhere if isinstance(row, Item)][1] == Path("/etc/passwd")
 
 
 @pytest.mark.parametrize(

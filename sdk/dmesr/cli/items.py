@@ -79,7 +79,9 @@ def import_(
     ] = None,
     picture_root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where picture files lie; beside the file by default.", exists=True),
+        typer.Option(
+            metavar="DIR", help="The folder below which picture files lie; that of the file by default.", exists=True
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What separates several values in one cell, for instance '|'.")
