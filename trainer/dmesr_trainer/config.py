@@ -8,6 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dmesr_trainer.baseline_config import (
+    CooccurrenceConfig,
+    CpmmConfig,
+    EaseConfig,
+    FlagConfig,
+    QarmConfig,
+    XReflectConfig,
+)
+
 CoarseForm = Literal["anchor", "pooled", "concatenated"]
 LossName = Literal["softmax", "bce"]
 Ablation = Literal["alignment", "cross-attention", "original", "routes"]
@@ -139,6 +148,12 @@ class TrainConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     ids: IdConfig = field(default_factory=IdConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    cooccurrence: CooccurrenceConfig = field(default_factory=CooccurrenceConfig)
+    flag: FlagConfig = field(default_factory=FlagConfig)
+    xreflect: XReflectConfig = field(default_factory=XReflectConfig)
+    cpmm: CpmmConfig = field(default_factory=CpmmConfig)
+    qarm: QarmConfig = field(default_factory=QarmConfig)
+    ease: EaseConfig = field(default_factory=EaseConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -247,7 +262,7 @@ def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
 
 BACKBONES = ("sasrec",)
 
-# What both learn with, so that None is a fair twin: the same windows, loss, bias, steps and width of an item's vector.
+# What all learn with, so that comparisons are fair: the same windows, loss, bias, steps and width of an item's vector.
 _SHARED = {"optimiser__batch_size": 64, "loss__candidates": 1024}
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -266,6 +281,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "backbone__heads": 1,
     },
     "none": {**_SHARED, "dim": 128},
+    # The control: None that is told which items have a picture.
+    "none-flag": {**_SHARED, "dim": 128},
+    # The baselines of §4.1.2: one view, as wide as DMESR's two, and the same id part.
+    "xreflect": {**_SHARED, "dim": 128, "ids__dropout": 0.2},
+    "cpmm": {**_SHARED, "dim": 128, "ids__dropout": 0.2},
+    "qarm": {**_SHARED, "dim": 128, "ids__dropout": 0.2},
     "popularity": {},
+    "ease": {},
 }
 METHODS = tuple(_PRESETS)
+# Methods that read nothing from the server.
+METHODS_BY_ID = ("none", "popularity", "ease")
+# Methods without a sequence model.
+FLOORS = ("popularity", "ease")
