@@ -171,7 +171,7 @@ def _directions(met_UN: sparse.csr_array, *, rank: int) -> tuple[NDArray[np.floa
     n_users, n_items = met_UN.shape
     if min(n_users, n_items) > _DENSE_SIDE:
         # A fixed start, so that a run can be repeated.
-        _, values_R, turned_RN = svds(met_UN, k=rank, v0=np.ones(min(n_users, n_items)))
+        _, values_R, turned_RN = svds(met_UN, k=min(rank, min(n_users, n_items) - 1), v0=np.ones(min(n_users, n_items)))
         squares_R, directions_NR = values_R**2, turned_RN.T
     elif n_items <= n_users:
         squares_R, directions_NR = np.linalg.eigh((met_UN.T @ met_UN).toarray())
