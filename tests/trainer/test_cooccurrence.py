@@ -77,9 +77,8 @@ def test_the_strongest_companions_by_cosine_are_kept():
     sequences = make_sequences([0, 1], [0, 1], [0, 2], [1, 3], [1, 3], [1, 3], n_items=4)
     kept = neighbours(sequences, CooccurrenceConfig(window=1, neighbours=1)).toarray()
     # Degrees 3, 5, 1, 3: cosines 0-1 2/√15 = 0.516, 0-2 1/√3 = 0.577, 1-3 3/√15 = 0.775.
-    np.testing.assert_allclose(
-        kept, [[0, 0, 3**-0.5, 0], [0, 0, 0, 3 / 15**0.5], [3**-0.5, 0, 0, 0], [0, 3 / 15**0.5, 0, 0]]
-    )
+    near, far = 3**-0.5, 3 / 15**0.5
+    np.testing.assert_allclose(kept, [[0, 0, near, 0], [0, 0, 0, far], [near, 0, 0, 0], [0, far, 0, 0]])
     every = neighbours(sequences, CooccurrenceConfig(window=1, neighbours=0)).toarray()
     np.testing.assert_allclose(every[0], [0, 2 / 15**0.5, near, 0])
 
