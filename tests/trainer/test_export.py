@@ -28,10 +28,11 @@ TOLERANCE = 1e-4
 class _Artefact:
     """A method trained for one epoch and exported, read back as the server would."""
 
-    def __init__(self, method: str, folder: Path, sequences: Sequences, sources: Sources) -> None:
+    def __init__(self, method: str, backbone: str, folder: Path, sequences: Sequences, sources: Sources) -> None:
         self.sources = sources
         config = TrainConfig.preset(
             method,
+            backbone=backbone,
             dim=8,
             device="cpu",
             backbone__max_history=L,
@@ -50,7 +51,10 @@ class _Artefact:
             return reader.read_all()
 
 
-@pytest.fixture(scope="module", params=["dmesr", "dmesr-paper", "none", "popularity"])
+@pytest.fixture(
+    scope="module",
+    params=["dmesr sasrec", "dmesr gru4rec", "dmesr-paper sasrec", "none sasrec", "none gru4rec", "popularity sasrec"],
+)
 def artefact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Artefact]:
     rng = np.random.default_rng(7)
     histories = [rng.permutation(59)[: rng.integers(6, 20)] + 1 for _ in range(40)]
@@ -64,7 +68,7 @@ def artefact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     sources = Sources(
         item_ids=sequences.item_ids, vectors=vectors, present=present, recipe_id="ab12", version=3, digest="d"
     )
-    return _Artefact(request.param, tmp_path_factory.mktemp("artefact"), sequences, sources)
+    return _Artefact(*request.param.split(), tmp_path_factory.mktemp("artefact"), sequences, sources)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

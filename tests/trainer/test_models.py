@@ -18,10 +18,12 @@ from dmesr_trainer.sources import Sources
 
 L = 6
 LEARNERS = ("dmesr", "dmesr-paper", "none")
+# Method and backbone: each method on the first backbone, the ablation-free ones on the others too.
+PAIRS = [(method, "sasrec") for method in LEARNERS] + [(method, "gru4rec") for method in ("dmesr", "none")]
 
 
-def _config(method: str, **changes: object) -> TrainConfig:
-    return TrainConfig.preset(method, dim=8, backbone__max_history=L, **changes)
+def _config(method: str, backbone: str = "sasrec", **changes: object) -> TrainConfig:
+    return TrainConfig.preset(method, backbone=backbone, dim=8, backbone__max_history=L, **changes)
 
 
 def _build(config: TrainConfig, sequences: Sequences, sources: Sources | None) -> Recommender:
@@ -34,9 +36,9 @@ def _batch(sequences: Sequences, config: TrainConfig) -> Batch:
     return next(windows.epoch())
 
 
-@pytest.mark.parametrize("method", LEARNERS)
-def test_no_position_sees_a_later_item(method: str, sequences: Sequences, sources: Sources):
-    model = _build(_config(method), sequences, sources).eval()
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
+def test_no_position_sees_a_later_item(method: str, backbone: str, sequences: Sequences, sources: Sources):
+    model = _build(_config(method, backbone), sequences, sources).eval()
     vectors_BLV, lengths_B = torch.randn(3, L, model.vector_dim), torch.full((3,), L)
     before = model.states(vectors_BLV, lengths_B)
     vectors_BLV[:, 4:] = torch.randn(3, 2, model.vector_dim)
@@ -45,9 +47,9 @@ def test_no_position_sees_a_later_item(method: str, sequences: Sequences, source
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-@pytest.mark.parametrize("method", LEARNERS)
-def test_padding_changes_nothing(method: str, sequences: Sequences, sources: Sources):
-    model = _build(_config(method), sequences, sources).eval()
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
+def test_padding_changes_nothing(method: str, backbone: str, sequences: Sequences, sources: Sources):
+    model = _build(_config(method, backbone), sequences, sources).eval()
     vectors_BTV = torch.randn(1, 4, model.vector_dim)
     expected = model.user_vectors(vectors_BTV, torch.tensor([4]))
     for width in (5, L, L + 9):
@@ -59,9 +61,11 @@ def test_padding_changes_nothing(method: str, sequences: Sequences, sources: Sou
     torch.testing.assert_close(model.user_vectors(beside, torch.tensor([4, 0, L]))[:1], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", LEARNERS)
-def test_only_the_last_l_events_count_and_none_is_finite(method: str, sequences: Sequences, sources: Sources):
-    model = _build(_config(method), sequences, sources).eval()
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
+def test_only_the_last_l_events_count_and_none_is_finite(
+    method: str, backbone: str, sequences: Sequences, sources: Sources
+):
+    model = _build(_config(method, backbone), sequences, sources).eval()
     vectors_BTV = torch.randn(1, L + 3, model.vector_dim)
     long = model.user_vectors(vectors_BTV, torch.tensor([L + 3]))
     torch.testing.assert_close(long, model.user_vectors(vectors_BTV[:, 3:], torch.tensor([L])), atol=1e-5, rtol=0)
@@ -71,9 +75,11 @@ def test_only_the_last_l_events_count_and_none_is_finite(method: str, sequences:
         assert user.shape == (1, model.vector_dim)
 
 
-@pytest.mark.parametrize("method", LEARNERS)
-def test_training_states_are_what_the_user_tower_gives(method: str, sequences: Sequences, sources: Sources):
-    model = _build(_config(method), sequences, sources).eval()
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
+def test_training_states_are_what_the_user_tower_gives(
+    method: str, backbone: str, sequences: Sequences, sources: Sources
+):
+    model = _build(_config(method, backbone), sequences, sources).eval()
     vectors_BLV = torch.randn(2, 4, model.vector_dim)
     states_BLV = model.states(vectors_BLV, torch.tensor([4, 4]))
     torch.testing.assert_close(states_BLV[:, -1], model.user_vectors(vectors_BLV, torch.tensor([4, 4])))

@@ -82,6 +82,7 @@ class FusionConfig:
     enabled: bool = True
     heads: int = 1
     residual: bool = True  # add what was refined to what it refines
+    leaky: bool = False  # no causal mask, so that position k sees item k+1, its own label; only to show what that does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ class TrainConfig:
 
         Args:
             method: "dmesr", "dmesr-paper", "none" or "popularity".
-            backbone: "sasrec".
+            backbone: One of `BACKBONES`; its own settings, the same for every method, go over the method's.
             **changes: Other fields of `TrainConfig`, or of its parts as "part__field".
 
         Raises:
@@ -174,7 +175,7 @@ class TrainConfig:
         if backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
         base = cls(method=method, backbone=BackboneConfig(name=backbone))
-        return base.changed(**{**_PRESETS[method], **changes})
+        return base.changed(**{**_PRESETS[method], **_BACKBONE_PRESETS[backbone], **changes})
 
     def changed(self, **changes: Any) -> TrainConfig:
         """A copy with some fields changed; "part__field" reaches into a part.
@@ -260,7 +261,12 @@ def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
     return kind(**made)
 
 
-BACKBONES = ("sasrec",)
+# What a backbone needs to learn well, the same for every method on it.
+_BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
+    "sasrec": {},
+    "gru4rec": {"backbone__layers": 1},  # one layer did best in its paper
+}
+BACKBONES = tuple(_BACKBONE_PRESETS)
 
 # What all learn with, so that comparisons are fair: the same windows, loss, bias, steps and width of an item's vector.
 _SHARED = {"optimiser__batch_size": 64, "loss__candidates": 1024}

@@ -60,6 +60,7 @@ class Dmesr(SequentialRecommender):
             bias=config.sources.bias,
         )
         self.fusion = BidirectionalFusion(config.fusion, dim=config.dim) if fine and config.fusion.enabled else None
+        self.leaky = config.fusion.leaky
         aligned = sources.aligned(item_ids)
         present = [torch.from_numpy(aligned.present[name]) for name in names]
         with torch.no_grad():
@@ -82,10 +83,10 @@ class Dmesr(SequentialRecommender):
     def indexed_N(self) -> Tensor:  # noqa: D102
         return self.parts()[1] | torch.stack(self.semantics_inputs("present", None)).any(0)
 
-    def fuse(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+    def fuse(self, views: tuple[Tensor, ...], lengths_B: Tensor) -> tuple[Tensor, ...]:  # noqa: D102
         if self.fusion is None:
             return views
-        return self.fusion(*views, causal=self.backbone.causal)
+        return self.fusion(*views, lengths_B=lengths_B, causal=self.backbone.causal and not self.leaky)
 
     def auxiliary_losses(self, items_M: Tensor) -> dict[str, Tensor]:
         """α · L_align between the anchor and each other coarse route (eq. 3), over the items of a batch."""

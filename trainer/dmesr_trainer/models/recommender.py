@@ -171,8 +171,13 @@ class SequentialRecommender(Recommender):
         """What the item tower gives for these items (all when None): float32 [M, V]; None for a method without."""
         return None
 
-    def fuse(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Lets the views of a sequence, each [B, L, D], exchange before the backbone (eq. 5)."""
+    def fuse(self, views: tuple[Tensor, ...], lengths_B: Tensor) -> tuple[Tensor, ...]:
+        """Lets the views of a sequence, each [B, L, D], exchange before the backbone (eq. 5).
+
+        Args:
+            views: Padded at the end.
+            lengths_B: int64; how many positions count.
+        """
         return views
 
     def auxiliary_losses(self, items_M: Tensor) -> dict[str, Tensor]:
@@ -222,7 +227,7 @@ class SequentialRecommender(Recommender):
     def states(self, vectors_BLV: Tensor, lengths_B: Tensor) -> Tensor:
         """The user vector after each position: float32 [B, L, V]. No position sees a later one."""
         views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
-        views = self.fuse(views)
+        views = self.fuse(views, lengths_B)
         # One pass for all views: they share f_θ.
         states = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views))
         states = states.unflatten(0, (self.n_views, -1)).unbind(0)

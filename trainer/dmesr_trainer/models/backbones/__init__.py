@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dmesr_trainer.config import BackboneConfig
+from dmesr_trainer.config import BACKBONES, BackboneConfig
 from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.backbones.gru4rec import Gru4Rec
 from dmesr_trainer.models.backbones.sasrec import SasRec
 
 
@@ -13,6 +14,9 @@ def create(config: BackboneConfig, *, dim: int) -> Backbone:
     Raises:
         ValueError: The name is unknown, or `dim` does not divide among the heads.
     """
-    if config.name == "sasrec":
-        return SasRec(config, dim=dim)
-    raise ValueError(f"unknown backbone {config.name!r}; choose sasrec")
+    match config.name:
+        case "sasrec":
+            return SasRec(config, dim=dim)
+        case "gru4rec":
+            return Gru4Rec(config, dim=dim)
+    raise ValueError(f"unknown backbone {config.name!r}; choose one of {', '.join(BACKBONES)}")
