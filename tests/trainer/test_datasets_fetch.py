@@ -138,7 +138,7 @@ def test_nobody_there(tmp_path: Path):
 
 
 def test_a_wrong_address(mirror: Mirror, tmp_path: Path):
-    with pytest.raises(DatasetError, match="cannot be fetched"):
+    with pytest.raises(DatasetError, match=r"'yelp' cannot be fetched: .* licence"):
         fetch("yelp", into=tmp_path)
     elsewhere = mirror.url.replace("ml.zip", "nothing.zip")
     with pytest.raises(DatasetError, match="404"):

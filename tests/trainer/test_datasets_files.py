@@ -88,5 +88,5 @@ def test_what_is_wrong_is_named(tmp_path: Path):
 
 
 def test_unknown_dataset():
-    with pytest.raises(DatasetError, match="known are sample, movielens, files"):
+    with pytest.raises(DatasetError, match="known are sample, movielens, yelp, amazon-games, amazon, files"):
         load("netflix")

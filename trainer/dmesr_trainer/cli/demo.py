@@ -10,20 +10,8 @@ from typing import Annotated
 import dmesr
 import typer
 from dmesr.cli.console import Json, as_json, fail, print_json
-from dmesr.readers import ColumnMapping
 
-from dmesr_trainer.cli.datasets import (
-    AttributesOption,
-    DataOption,
-    IdColumn,
-    ItemColumn,
-    ListSeparator,
-    PictureColumn,
-    PostersOption,
-    TimeColumn,
-    UserColumn,
-)
-from dmesr_trainer.datasets import InteractionColumns, load
+from dmesr_trainer.cli.dataset_options import DatasetOptions, with_dataset_options
 from dmesr_trainer.demonstration.server import ServerStartError, running_server
 from dmesr_trainer.sequences import Sequences
 
@@ -31,25 +19,19 @@ from dmesr_trainer.sequences import Sequences
 _SERVER_NEEDS = ("lancedb", "sqlalchemy", "pydantic_settings", "grpc_health", "sentence_transformers", "onnxruntime")
 
 
+@with_dataset_options
 def demo(
     ctx: typer.Context,
     dataset: Annotated[
-        str, typer.Option(help="sample (made on the spot), movielens, or files of your own.")
+        str, typer.Option(help="sample (made on the spot), movielens, files of your own; more by `datasets list`.")
     ] = "sample",
-    data: DataOption = None,
-    posters: PostersOption = None,
-    attributes: AttributesOption = None,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    time_column: TimeColumn = None,
-    id_column: IdColumn = "item_id",
-    picture_column: PictureColumn = None,
-    list_separator: ListSeparator = None,
     domain: Annotated[str, typer.Option(help="What an item is, for instance 'board game' (files).")] = "item",
     folder: Annotated[Path, typer.Option(help="Where the store, the runs and the log go.")] = Path("demo-data"),
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep that folder for another run.")] = True,
     seed: Annotated[int, typer.Option(help="Of the training runs.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most; for every method.")] = None,
+    *,
+    options: DatasetOptions,
     json: Json = False,
 ) -> None:
     """Run the whole main job once: import, enrich, train, publish, recommend.
@@ -70,15 +52,7 @@ def demo(
         fail(f"the demonstration runs a server, which lacks {missing[0]}: pip install 'dmesr[server,trainer]'", code=2)
     place: Path | None = None
     try:
-        chosen = load(
-            dataset,
-            data=data,
-            posters=posters,
-            attributes=attributes,
-            items=ColumnMapping(item_id=id_column, picture=picture_column, list_separator=list_separator),
-            interactions=InteractionColumns(user=user_column, item=item_column, time=time_column),
-            domain=domain,
-        )
+        chosen = options.open(dataset, domain=domain)
         sequences = Sequences.from_interactions(chosen.interactions())  # before anything is started: it may be wrong
         place = folder / chosen.name
         with running_server(place) as address, dmesr.connect(address) as client:

@@ -22,6 +22,8 @@ from dmesr.cli.console import (
     settings,
 )
 
+from dmesr_trainer.cli.dataset_options import DatasetOptions, with_dataset_options
+
 if TYPE_CHECKING:
     from dmesr_trainer.config import TrainConfig
     from dmesr_trainer.datasets.base import Dataset
@@ -29,16 +31,13 @@ if TYPE_CHECKING:
     from dmesr_trainer.sources import Sources
     from dmesr_trainer.training import EpochReport, TrainResult
 
-# Methods that read nothing from the server.
-_BY_ID_ALONE = ("none", "popularity")
 
-
+@with_dataset_options
 def train(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="The interactions: sample or movielens.")] = "sample",
-    data: Annotated[Path | None, typer.Option(help="The dataset's folder.", metavar="DIR")] = None,
-    posters: Annotated[Path | None, typer.Option(help="A folder of pictures.", metavar="DIR")] = None,
-    attributes: Annotated[Path | None, typer.Option(help="Further attributes, JSON lines.", metavar="FILE")] = None,
+    dataset: Annotated[
+        str, typer.Option(help="The interactions: sample, movielens, files and more by `datasets list`.")
+    ] = "sample",
     catalog: Annotated[str | None, typer.Option(help="The catalog. Also DMESR_CATALOG.")] = None,
     server: Annotated[str | None, typer.Option(help="The server. Also DMESR_SERVER_ADDRESS.")] = None,
     recipe: Annotated[str, typer.Option(help="The embedding recipe: a name or an id.")] = "default",
@@ -48,6 +47,13 @@ def train(
         list[str] | None,
         typer.Option(help="Leave a part out: alignment, cross-attention, original, routes. Repeatable."),
     ] = None,
+    paper_settings: Annotated[
+        bool,
+        typer.Option(
+            "--paper-settings",
+            help="The paper's for this dataset (§4.1.3): width, batch, patience, τ. dmesr-paper has them anyway.",
+        ),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without a better validation NDCG.")] = None,
     seed: Annotated[int, typer.Option(help="Of the run. The negatives of the evaluation have their own.")] = 0,
@@ -63,6 +69,8 @@ def train(
     promote: Annotated[
         str | None, typer.Option(help="Point this alias to it, for instance production.", metavar="ALIAS")
     ] = None,
+    *,
+    options: DatasetOptions,
     json: Json = False,
 ) -> None:
     """Train a model on your interactions, export it and publish it.
@@ -78,7 +86,7 @@ def train(
 
     $ dmesr-cli train --dataset sample --without cross-attention --set alignment.weight=0.1
     """
-    from dmesr_trainer.datasets import load
+    from dmesr_trainer.config import METHODS_BY_ID
     from dmesr_trainer.export import export
     from dmesr_trainer.sequences import Sequences
 
@@ -86,21 +94,28 @@ def train(
         fail("--promote needs --publish NAME: only a published model can be promoted", code=2)
     chosen = settings(ctx)
     chosen.catalog, chosen.server = catalog or chosen.catalog, server or chosen.server
-    try:
-        config = _config(
+    from_paper = paper_settings or method == "dmesr-paper"
+
+    def configured(*, mean_length: float | None = None) -> TrainConfig:
+        return _config(
             method,
             backbone=backbone,
             without=without or [],
             change=change or [],
+            paper=_paper_changes(dataset, mean_length) if from_paper else {},
             given={"seed": seed, "device": device, "optimiser__epochs": epochs, "optimiser__patience": patience},
         )
+
+    try:
+        config = configured()
     except ValueError as error:
         fail(str(error), code=2)
     try:
-        opened = load(dataset, data=data, posters=posters, attributes=attributes)
+        opened = options.open(dataset)
         sequences = Sequences.from_interactions(opened.interactions())
+        config = configured(mean_length=float(sequences.lengths_U.mean()))
         sources = None
-        if method not in _BY_ID_ALONE:
+        if method not in METHODS_BY_ID:
             with connected(ctx) as client:
                 sources = _fetch(client, recipe=recipe, sequences=sequences)
         folder = output or Path("runs") / f"{opened.name}-{method}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
@@ -121,10 +136,18 @@ def train(
         _print(result, dataset=opened, model=model)
 
 
-def _config(method: str, *, backbone: str, without: list[str], change: list[str], given: dict[str, Any]) -> TrainConfig:
+def _paper_changes(dataset: str, mean_length: float | None) -> dict[str, Any]:
+    from dmesr_trainer.datasets import paper_settings
+
+    return paper_settings(dataset, mean_length=mean_length).changes()
+
+
+def _config(
+    method: str, *, backbone: str, without: list[str], change: list[str], paper: dict[str, Any], given: dict[str, Any]
+) -> TrainConfig:
     from dmesr_trainer.config import TrainConfig
 
-    config = TrainConfig.preset(method, backbone=backbone).without(*without)  # type: ignore[arg-type]
+    config = TrainConfig.preset(method, backbone=backbone).changed(**paper).without(*without)  # type: ignore[arg-type]
     config = config.changed(**{name: value for name, value in given.items() if value is not None})
     for one in change:
         name, separator, text = one.partition("=")

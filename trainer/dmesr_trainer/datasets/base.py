@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from dmesr import Item, RejectedRow
@@ -36,6 +36,14 @@ class Interactions:
         return len(self.user_ids)
 
 
+@dataclass(frozen=True)
+class PictureUrl:
+    """Where an item's picture is."""
+
+    item_id: str
+    url: str
+
+
 class Dataset(Protocol):
     """A catalogue and its interactions."""
 
@@ -59,3 +67,24 @@ class Dataset(Protocol):
 
     def interactions(self) -> Interactions:
         """All events. Raises DatasetError."""
+
+
+@runtime_checkable
+class HasPictureUrls(Protocol):
+    """A dataset that tells where pictures are instead of holding them."""
+
+    def picture_urls(self) -> Iterator[PictureUrl]:
+        """Of the items that have one. Raises DatasetError."""
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A dataset that leaves out rows that cannot be used, and tells."""
+
+    @property
+    def rejected(self) -> int:
+        """How many rows the last reading of interactions left out."""
+
+    @property
+    def problems(self) -> tuple[RejectedRow, ...]:
+        """The first of them, with reasons."""

@@ -46,6 +46,28 @@ ARCHIVES = {
     )
 }
 
+#: What to do about the datasets that nobody may or should download for you.
+BY_HAND = {
+    "sample": "it is made on the spot: there is nothing to fetch",
+    "yelp": (
+        "Yelp wants its licence accepted in a form first: download JSON (about 4 GB packed) and photos (about 7 GB) at "
+        "https://business.yelp.com/data/resources/open-dataset, unpack both into one folder (tar -xf) and name it with "
+        "--data"
+    ),
+    "amazon-games": (
+        "the files are large, and three releases differ: download reviews_Video_Games.json.gz and "
+        "meta_Video_Games.json.gz (2014, nearest to the paper's figures) or Video_Games.json.gz with its metadata "
+        "(2018) from https://cseweb.ucsd.edu/~jmcauley/datasets.html, or Video_Games.jsonl.gz and its metadata "
+        "(2023) from https://amazon-reviews-2023.github.io, into one folder for each release, and name it with --data"
+    ),
+    "amazon": (
+        "the files are large, and three releases differ: download the reviews and the metadata of one category from "
+        "https://cseweb.ucsd.edu/~jmcauley/datasets.html (2014, 2018) or https://amazon-reviews-2023.github.io (2023) "
+        "into one folder for each release, and name it with --data"
+    ),
+    "files": "it is your own: put items.* and interactions.* into a folder and name it with --data",
+}
+
 
 def fetch(
     name: str,
@@ -70,7 +92,8 @@ def fetch(
     """
     archive = ARCHIVES.get(name)
     if archive is None:
-        raise DatasetError(f"{name!r} cannot be fetched; what can is {', '.join(ARCHIVES)}")
+        how = BY_HAND.get(name, f"what can is {', '.join(ARCHIVES)}")
+        raise DatasetError(f"{name!r} cannot be fetched: {how}")
     folder = into / archive.folder
     if all((folder / file).is_file() for file in archive.files):
         return folder

@@ -17,6 +17,7 @@ import polars as pl
 from dmesr import Item
 
 from dmesr_trainer.datasets.base import DatasetError, Interactions
+from dmesr_trainer.datasets.pictures import PICTURE_ENDINGS
 
 FOLDER = "ml-latest-small"
 _COLUMNS = {
@@ -31,7 +32,6 @@ _ARTICLE_BEHIND = re.compile(
     r"(^|\((?:a\.k\.a\. )?)([^()]+?), (The|An?|L[aeo]s?|L'|El|Il|I|Der|Die|Das|Une?|Una|Det|De|Da|En)(?=\s*[()]|\s*$)"
 )
 _NO_GENRES = "(no genres listed)"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 # What film-attributes.jsonl calls it, what prompts call it, and whether it is a list.
 _FURTHER = (
     ("director", "director", True),
@@ -127,7 +127,7 @@ class MovieLensDataset:
     def _poster_paths(self) -> dict[str, Path]:
         if self._posters is None:
             return {}
-        there = {path.stem: path for path in self._posters.iterdir() if path.suffix.lower() in _PICTURES}
+        there = {path.stem: path for path in self._posters.iterdir() if path.suffix.lower() in PICTURE_ENDINGS}
         return {film: there[name] for film, imdb in self._rows("links.csv") if (name := f"tt{imdb:0>7}") in there}
 
     def _further(self) -> dict[str, dict[str, str | list[str]]]:

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from dmesr import RejectedRow
 
-from dmesr_trainer.datasets.base import Dataset
+from dmesr_trainer.datasets.base import Dataset, LeavesOut
+from dmesr_trainer.datasets.events import Counts, FilteredEvents, IsFiltered
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What was left out before it was counted."""
+
+    rule: str
+    period: str
+    rounds: int  # of the filter
+    before: Counts
+    equal_rows: int  # rows equal to another in user, item and time, which count once
 
 
 @dataclass(frozen=True)
@@ -19,42 +31,18 @@ class Statistics:
     interactions: int
     mean_length: float  # interactions of a user
     sparsity: float  # share of the users' and items' pairs without an interaction
+    repeats: int  # interactions with an item that the user had before
     catalogue: int  # items, interactions or not
+    without_item: int  # ids with interactions that the catalogue lacks
     with_picture: int
     rejected: int  # rows of the catalogue that cannot be used
     rejected_interactions: int
+    filtered: Filtered | None = None
 
     @property
     def share_with_picture(self) -> float:
         """Of the catalogue."""
         return self.with_picture / self.catalogue if self.catalogue else 0.0
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of Table 1, and why ours differs."""
-
-    users: int
-    items: int
-    interactions: int
-    mean_length: float
-    sparsity: float
-    difference: str
-
-
-PAPER = {
-    "movielens": PaperRow(
-        users=610,
-        items=9722,
-        interactions=100_808,
-        mean_length=165.26,
-        sparsity=0.9830,
-        difference=(
-            "The official files hold 9,724 rated films and 100,836 ratings. The paper has 2 films and 28 ratings "
-            "fewer and does not say which; nothing is filtered here, as its §4.1.1 says."
-        ),
-    )
-}
 
 
 def statistics(dataset: Dataset) -> Statistics:
@@ -63,9 +51,11 @@ def statistics(dataset: Dataset) -> Statistics:
     Raises:
         DatasetError: Its files cannot be read.
     """
-    interactions = dataset.interactions()
-    users = len(np.unique(interactions.user_ids))
-    items = len(np.unique(interactions.item_ids))
+    events = dataset.interactions()
+    users, user_E = np.unique(events.user_ids, return_inverse=True)
+    items, item_E = np.unique(events.item_ids, return_inverse=True)
+    pairs = len(np.unique(user_E.astype(np.int64) * len(items) + item_E))
+    without_item = set(items.tolist())
     catalogue = pictures = rejected = 0
     for item in dataset.items():
         if isinstance(item, RejectedRow):
@@ -73,14 +63,28 @@ def statistics(dataset: Dataset) -> Statistics:
             continue
         catalogue += 1
         pictures += item.picture is not None
+        without_item.discard(item.item_id)
     return Statistics(
-        users=users,
-        items=items,
-        interactions=len(interactions),
-        mean_length=len(interactions) / users if users else 0.0,
-        sparsity=1.0 - len(interactions) / (users * items) if users and items else 1.0,
+        users=len(users),
+        items=len(items),
+        interactions=len(events),
+        mean_length=len(events) / len(users) if len(users) else 0.0,
+        sparsity=1.0 - len(events) / (len(users) * len(items)) if len(events) else 1.0,
+        repeats=len(events) - pairs,
         catalogue=catalogue,
+        without_item=len(without_item),
         with_picture=pictures,
         rejected=rejected,
-        rejected_interactions=getattr(dataset, "rejected", 0),
+        rejected_interactions=dataset.rejected if isinstance(dataset, LeavesOut) else 0,
+        filtered=_filtered(dataset.events) if isinstance(dataset, IsFiltered) else None,
+    )
+
+
+def _filtered(events: FilteredEvents) -> Filtered:
+    return Filtered(
+        rule=str(events.core),
+        period=str(events.period),
+        rounds=events.rounds,
+        before=events.before,
+        equal_rows=events.twice,
     )
