@@ -68,13 +68,13 @@ class QarmEncoder(WhiteningEncoder):
         super().__init__(names=names, sources=sources, config=config.adapter)
         settings = config.qarm
         self.vq_codes = min(settings.vq_codes, entries)
-        self.tuned = Concatenation(widths=self.widths, dim=settings.width, config=config.adapter)
+        self.tuned = Concatenation(self, dim=settings.width, config=config.adapter)
         # Only the contrast tunes it: behind the codes no gradient reaches it.
         self.tuned.requires_grad_(False)
         self.register_buffer("entries_EQ", torch.zeros(entries, settings.width))
         self.register_buffer("books_LCQ", torch.zeros(settings.rq_levels, centres, settings.width))
         rows = entries + settings.rq_levels * centres
-        shares = [1.0 / self.vq_codes] * self.vq_codes + [1.0] * settings.rq_levels
+        shares = [1.0 / max(1, self.vq_codes)] * self.vq_codes + [1.0] * settings.rq_levels
         self.register_buffer("shares_J", torch.tensor(shares), persistent=False)
         # Where each level's rows begin in the table.
         offsets = [0] * self.vq_codes + [entries + level * centres for level in range(settings.rq_levels)]

@@ -78,7 +78,7 @@ class WhiteningEncoder(SemanticEncoder):
         """
         super().__init__()
         self.whitenings = nn.ModuleList()
-        self.widths: list[int] = []
+        self.dims, self.widths = [sources.dims[name] for name in names], list[int]()
         for name in names:
             there = torch.from_numpy(sources.vectors[name][sources.present[name]])
             if config.whiten:
@@ -100,18 +100,18 @@ class WhiteningEncoder(SemanticEncoder):
 class Concatenation(nn.Module):
     """Sources side by side, and which of them are there, through the two Linears of an adapter."""
 
-    def __init__(self, *, widths: Sequence[int], dim: int, config: AdapterConfig) -> None:
+    def __init__(self, encoder: WhiteningEncoder, *, dim: int, config: AdapterConfig) -> None:
         """Builds it.
 
         Args:
-            widths: W of each source.
+            encoder: Whose prepared sources it joins.
             dim: D.
             config: The adapter.
         """
         super().__init__()
         self.adapter = Adapter(
-            width=sum(widths) + len(widths),
-            hidden=max(1, int(config.hidden_share * sum(widths))),
+            width=sum(encoder.widths) + len(encoder.widths),
+            hidden=max(1, int(config.hidden_share * sum(encoder.dims))),
             dim=dim,
             fold=config.fold,
             initial_std=config.initial_std if config.whiten else None,

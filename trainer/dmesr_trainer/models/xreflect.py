@@ -41,7 +41,7 @@ class XReflectEncoder(WhiteningEncoder):
             config: The run's settings.
         """
         super().__init__(names=names, sources=sources, config=config.adapter)
-        self.concatenation = Concatenation(widths=self.widths, dim=config.dim, config=config.adapter)
+        self.concatenation = Concatenation(self, dim=config.dim, config=config.adapter)
         self.bias = SemanticBias(dim=config.dim, enabled=config.sources.bias)
 
     def forward(self, prepared: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:  # noqa: D102
