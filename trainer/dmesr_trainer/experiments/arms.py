@@ -7,17 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dmesr_trainer.config import BACKBONES, METHODS, TrainConfig
+from dmesr_trainer.config import BACKBONES, FLOORS, METHODS, METHODS_BY_ID, TrainConfig
 from dmesr_trainer.experiments.cells import Cell, CellSpec, CellStore
 from dmesr_trainer.experiments.data import Data
 from dmesr_trainer.experiments.paper import PaperValue
 from dmesr_trainer.experiments.pool import Task
 from dmesr_trainer.experiments.vectors import Vectors
 
-#: Methods without a sequence model: one row for all backbones, and nothing that a seed changes.
-FLOORS = ("popularity", "ease")
 #: The paper's method, as printed and as built here; everything else is what it is held against.
-OURS = ("dmesr", "dmesr-paper")
+WHOLE, AS_PRINTED = "dmesr", "dmesr-paper"
+OURS = (WHOLE, AS_PRINTED)
 
 Role = Literal["ours", "baseline", "floor", "variant"]
 
@@ -27,14 +26,14 @@ class Budget:
     """What every method gets alike.
 
     Attributes:
-        epochs: At most.
-        patience: Epochs without a better validation NDCG.
+        epochs: At most; None for what the backbone needs.
+        patience: Epochs without a better validation NDCG; None for what the backbone needs.
         minutes: Wall clock of a cell's training at most; None for no limit.
         seeds: Of training.
     """
 
-    epochs: int = 100
-    patience: int = 20
+    epochs: int | None = None
+    patience: int | None = None
     minutes: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -107,22 +106,27 @@ class Setup:
     only_report: bool = False
 
     def config(self, method: str, backbone: str, **changes: Any) -> TrainConfig:
-        """A method's settings under this experiment's budget.
+        """A method's settings under this experiment's budget; a floor's backbone is "".
 
         Raises:
             ValueError: The method, the backbone or a setting is unknown.
         """
-        budget = {"optimiser__epochs": self.budget.epochs, "optimiser__patience": self.budget.patience}
+        # Of None, so that no method's own preset gets it more steps than another on the same backbone.
+        plain = TrainConfig.preset("none", backbone=backbone or BACKBONES[0]).optimiser
+        budget = {
+            "optimiser__epochs": self.budget.epochs or plain.epochs,
+            "optimiser__patience": self.budget.patience or plain.patience,
+        }
         given = {**budget, **self.changes, **self.method_changes.get(method, {}), **changes}
-        return TrainConfig.preset(method, backbone=backbone, **given)
+        return TrainConfig.preset(method, backbone=backbone or BACKBONES[0], **given)
 
-    def arm(self, method: str, backbone: str, **values: Any) -> Arm:
-        """A method as it is, as a row. `values` are further fields of `Arm`."""
+    def arm(self, method: str, backbone: str, /, *, called: str = "", **values: Any) -> Arm:
+        """A method as it is, as a row; `called` names the row, and `values` are further fields of `Arm`."""
         floor = method in FLOORS
         defaults: dict[str, Any] = {
-            "method": method,
+            "method": called or method,
             "backbone": "" if floor else backbone,
-            "config": self.config(method, BACKBONES[0] if floor else backbone),
+            "config": self.config(method, "" if floor else backbone),
             "vectors": self.vectors if reads_vectors(method) else None,
             "role": "floor" if floor else "ours" if method in OURS else "baseline",
             # Nothing is drawn at random in a floor: more seeds would be the same run again.
@@ -147,7 +151,7 @@ class Setup:
 
 def reads_vectors(method: str) -> bool:
     """Whether a method needs vectors of the server."""
-    return method not in FLOORS and not method.startswith("none")
+    return method not in METHODS_BY_ID
 
 
 def methods_and_floors(names: Sequence[str]) -> tuple[list[str], list[str]]:

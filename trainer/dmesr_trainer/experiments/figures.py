@@ -14,17 +14,10 @@ from dmesr_trainer.experiments.measured import Row
 
 _PAPER = {"marker": "D", "facecolors": "none", "edgecolors": "black", "zorder": 3, "s": 22}
 _COLOURS = (
-    "#4c72b0",
-    "#dd8452",
-    "#55a868",
-    "#c44e52",
-    "#8172b3",
-    "#937860",
-    "#da8bc3",
-    "#8c8c8c",
-    "#ccb974",
-    "#64b5cd",
+    *("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3"),
+    *("#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"),
 )
+_DASHES = ("--", ":", "-.", (0, (1, 1, 4, 1)))
 
 
 def bars(rows: Sequence[Row], *, metrics: Sequence[str], title: str) -> Figure:
@@ -36,25 +29,22 @@ def bars(rows: Sequence[Row], *, metrics: Sequence[str], title: str) -> Figure:
     backbones = list(dict.fromkeys(row.backbone for row in rows if row.backbone)) or [""]
     figure, panels = _panels(len(metrics), title, width=max(6.0, 0.42 * len(methods) * len(backbones) + 1.5))
     for axes, metric in zip(panels, metrics, strict=True):
-        width = 0.8 / max(len(methods), 1)
-        for place, method in enumerate(methods):
-            for group, backbone in enumerate(backbones):
-                row = _row(rows, backbone, method, metric)
-                if row is None:
-                    continue
-                x = group + (place - (len(methods) - 1) / 2) * width
-                axes.bar(x, row.mean, width * 0.92, color=_colour(place), label=method if group == 0 else None)
-                axes.errorbar(x, row.mean, yerr=_reach(row), color="black", capsize=2, linewidth=0.8)
-                if printed := row.measured.arm.paper.get(metric):
-                    axes.scatter([x], [printed.value], **_PAPER)  # type: ignore[arg-type]
-        for place, row in enumerate(row for row in rows if row.metric == metric and not row.backbone):
-            axes.axhline(
-                row.mean, color="black", linewidth=0.9, linestyle=("--", ":", "-.")[place % 3], label=row.method
-            )
-        axes.set_xticks(range(len(backbones)), backbones)
-        axes.set_ylabel(heading(metric))
-        axes.set_ylim(bottom=0)
-    _legend(figure, panels[0], paper=any(row.measured.arm.paper for row in rows))
+        _bars(axes, rows, metric, methods=methods, backbones=backbones)
+    _legend(figure, panels, paper=any(row.measured.arm.paper for row in rows))
+    return figure
+
+
+def groups(rows: Sequence[Row], *, metric: str, title: str) -> Figure:
+    """A panel for each group of rows: bars of the methods on each backbone, and those without a backbone as lines."""
+    names = list(dict.fromkeys(row.measured.group for row in rows))
+    methods = list(dict.fromkeys(row.method for row in rows if row.backbone))
+    backbones = list(dict.fromkeys(row.backbone for row in rows if row.backbone)) or [""]
+    width = max(5.0, 0.3 * len(methods) * len(backbones) + 1.5)
+    figure, panels = _panels(len(names), title, width=width)
+    for axes, name in zip(panels, names, strict=True):
+        _bars(axes, [row for row in rows if row.measured.group == name], metric, methods=methods, backbones=backbones)
+        axes.set_title(name, fontsize=9)
+    _legend(figure, panels, paper=False)
     return figure
 
 
@@ -80,49 +70,66 @@ def differences(rows: Sequence[Row], *, metrics: Sequence[str], test: str, title
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_yticks([-place for place in range(len(methods))], methods if number == 0 else [""] * len(methods))
         axes.set_xlabel(f"{heading(metric)}, difference")
-    _legend(figure, panels[0], paper=False)
+    _legend(figure, panels, paper=False)
     return figure
 
 
 def curves(
-    rows: Sequence[Row], *, values: Sequence[float], name: str, metrics: Sequence[str], title: str, logarithmic: bool
+    rows: Sequence[Row],
+    *,
+    settings: Sequence[tuple[str, Sequence[float], bool]],
+    metrics: Sequence[str],
+    title: str,
 ) -> Figure:
-    """A panel for each metric over the values of one setting, a line for each method and backbone.
+    """A panel for each setting and metric over the setting's values, a line for each method and backbone.
 
     Args:
-        rows: Named "METHOD NAME=VALUE".
-        values: Of the setting.
-        name: Of the setting.
-        metrics: The panels.
+        rows: Named "METHOD SETTING=VALUE".
+        settings: Name, values, and whether the axis is logarithmic.
+        metrics: Of each setting.
         title: The figure's.
-        logarithmic: Whether the setting's axis is.
     """
-    figure, panels = _panels(len(metrics), title, width=5.0)
-    methods = list(dict.fromkeys((row.backbone, row.method.split(f" {name}=")[0]) for row in rows))
-    for axes, metric in zip(panels, metrics, strict=True):
+    figure, panels = _panels(len(settings) * len(metrics), title, width=4.5)
+    methods = list(dict.fromkeys((row.backbone, row.method.split(" ")[0]) for row in rows))
+    every = [(setting, metric) for setting in settings for metric in metrics]
+    for axes, ((name, values, logarithmic), metric) in zip(panels, every, strict=True):
         for place, (backbone, method) in enumerate(methods):
-            found = [
-                (value, row)
-                for value in values
-                if (row := _row(rows, backbone, f"{method} {name}={value:g}", metric)) is not None
-            ]
-            if not found:
-                continue
-            xs = [value for value, _ in found]
-            axes.plot(
-                xs, [row.mean for _, row in found], marker="o", color=_colour(place), label=f"{backbone} {method}"
-            )
-            axes.fill_between(
-                xs, [row.low for _, row in found], [row.high for _, row in found], color=_colour(place), alpha=0.15
-            )
+            found = [(value, _row(rows, backbone, f"{method} {name}={value:g}", metric)) for value in values]
+            there = [(value, row) for value, row in found if row is not None]
+            xs, colour = [value for value, _ in there], _colour(place)
+            if there:
+                label = f"{backbone} {method}"
+                axes.plot(xs, [row.mean for _, row in there], marker="o", color=colour, label=label)
+                lows, highs = [row.low for _, row in there], [row.high for _, row in there]
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.15)
         if logarithmic:
             axes.set_xscale("log")
         axes.set_xticks(list(values), [f"{value:g}" for value in values])
         axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel(heading(metric))
-    _legend(figure, panels[0], paper=False)
+    _legend(figure, panels, paper=False)
     return figure
+
+
+def _bars(axes: Axes, rows: Sequence[Row], metric: str, *, methods: Sequence[str], backbones: Sequence[str]) -> None:
+    width = 0.8 / max(len(methods), 1)
+    for place, method in enumerate(methods):
+        for group, backbone in enumerate(backbones):
+            row = _row(rows, backbone, method, metric)
+            if row is None:
+                continue
+            x = group + (place - (len(methods) - 1) / 2) * width
+            axes.bar(x, row.mean, width * 0.92, color=_colour(place), label=method if group == 0 else None)
+            axes.errorbar(x, row.mean, yerr=_reach(row), color="black", capsize=2, linewidth=0.8)
+            if printed := row.measured.arm.paper.get(metric):
+                axes.scatter([x], [printed.value], **_PAPER)  # type: ignore[arg-type]
+    floors = [row for row in rows if row.metric == metric and not row.backbone]
+    for place, row in enumerate(floors):
+        axes.axhline(row.mean, color="black", linewidth=0.9, linestyle=_DASHES[place % len(_DASHES)], label=row.method)
+    axes.set_xticks(range(len(backbones)), backbones)
+    axes.set_ylabel(heading(metric))
+    axes.set_ylim(bottom=0)
 
 
 def _panels(count: int, title: str, *, width: float, height: float = 4.2) -> tuple[Figure, list[Axes]]:
@@ -132,10 +139,14 @@ def _panels(count: int, title: str, *, width: float, height: float = 4.2) -> tup
     return figure, list(axes[0])
 
 
-def _legend(figure: Figure, axes: Axes, *, paper: bool) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure, panels: Sequence[Axes], *, paper: bool) -> None:
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    labels, handles = list(entries), list(entries.values())
     if paper:
-        handles.append(axes.scatter([], [], **_PAPER))  # type: ignore[arg-type]
+        handles.append(panels[0].scatter([], [], **_PAPER))  # type: ignore[arg-type]
         labels.append("the paper")
     if handles:
         figure.legend(

@@ -110,7 +110,13 @@ def comparisons_tables(rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-_COMPARED = {"best": "the best baseline", "none": "None", "whole": "the whole method"}
+_COMPARED = {
+    "best": "the best baseline",
+    "none": "None",
+    "whole": "the whole method",
+    "preset": "the preset",
+    "first": "the first recipe",
+}
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -149,6 +149,10 @@ def measure(
     return found
 
 
+#: The comparison that `p_value` is of, by kind of table.
+MAIN = ("best", "whole", "preset", "first")
+
+
 def metric_names(k: int) -> tuple[str, ...]:
     """What every table holds: the paper's two metrics, sampled and over all items."""
     return (f"hr@{k}", f"ndcg@{k}", f"full_hr@{k}", f"full_ndcg@{k}")
@@ -211,10 +215,19 @@ def named(method: str) -> Reference:
     return find
 
 
+def floor(method: str) -> Reference:
+    """The floor of this name; floors are compared with nothing."""
+
+    def find(row: Row, family: Sequence[Row]) -> Row | None:
+        return next((other for other in family if other.method == method), None) if row.backbone else None
+
+    return find
+
+
 def row_json(row: Row) -> dict[str, Any]:
     """A row as results.json holds it; numbers that do not exist are null."""
     tests: dict[str, Any] = {}
-    main = row.tests.get("best")
+    main = next((row.tests[name] for name in MAIN if name in row.tests), None)
     tests["p_value"] = main and main.comparison.p_value
     tests["p_holm"] = main and main.p_holm
     tests["against"] = main and main.against

@@ -13,10 +13,10 @@ import dmesr
 from dmesr.cli.console import progress, say
 
 from dmesr_trainer.config import TrainConfig
-from dmesr_trainer.datasets import Dataset
+from dmesr_trainer.datasets import Dataset, paper_settings
 from dmesr_trainer.experiments import data as data_files
 from dmesr_trainer.experiments import vectors as vector_files
-from dmesr_trainer.experiments.arms import Budget, Setup
+from dmesr_trainer.experiments.arms import AS_PRINTED, Budget, Setup
 from dmesr_trainer.experiments.cells import CellStore
 from dmesr_trainer.experiments.data import Data
 from dmesr_trainer.experiments.vectors import Vectors
@@ -35,6 +35,7 @@ class Request:
         refresh: Read the vectors anew.
         budget: Of every method.
         changes: "PART.FIELD=VALUE" for every method or "METHOD:PART.FIELD=VALUE" for one.
+        paper_settings: Give every method the paper's settings for the dataset; `dmesr-paper` has them in any case.
         device: "auto", "cpu" or "cuda".
         jobs: Cells at a time.
         cells: The folder of all cells.
@@ -51,6 +52,7 @@ class Request:
     refresh: bool = False
     budget: Budget = field(default_factory=Budget)
     changes: Sequence[str] = ()
+    paper_settings: bool = False
     device: str = "auto"
     jobs: int = 1
     cells: Path = Path("runs/experiments")
@@ -81,14 +83,17 @@ def setup(request: Request, *, experiment: str, needs_vectors: bool, connect: Co
     data_files.save(data, store.data)
     vectors = obtain(request, request.recipe, data=data, store=store, connect=connect) if needs_vectors else None
     changes = {"device": request.device, **_negatives(data, changes), **changes}
+    about = data.about
+    papers = paper_settings(request.dataset.name, mean_length=about.interactions / about.users).changes()
+    del papers["optimiser__patience"]  # the budget is the same for every method
     folder = f"{experiment}-{data.about.dataset}" + ("-with-picture" if request.only_with_picture else "")
     return Setup(
         data=data,
         store=store,
         vectors=vectors,
         budget=request.budget,
-        changes=changes,
-        method_changes=method_changes,
+        changes={**papers, **changes} if request.paper_settings else changes,
+        method_changes={**method_changes, AS_PRINTED: {**papers, **changes, **method_changes.get(AS_PRINTED, {})}},
         jobs=request.jobs,
         output=request.output or Path("docs/experiments") / folder,
         command=request.command,

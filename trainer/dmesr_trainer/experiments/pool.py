@@ -65,6 +65,10 @@ class _Pace:
         return f"about {readable(seconds)} left"
 
 
+# What happens, to which cell, and what was told of it.
+_Events = queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]]
+
+
 def run(tasks: Sequence[Task], *, jobs: int, label: str) -> list[Failure]:
     """Runs these cells; those that are finished are left alone.
 
@@ -87,10 +91,11 @@ def run(tasks: Sequence[Task], *, jobs: int, label: str) -> list[Failure]:
     todo: queue.SimpleQueue[Task] = queue.SimpleQueue()
     for one in waiting:
         todo.put(one)
-    events: queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]] = queue.SimpleQueue()
+    events: _Events = queue.SimpleQueue()
     with progress(label) as tell, _workers(jobs) as workers:
         for worker in workers:
-            threading.Thread(target=_feed, args=(worker, todo, events), daemon=True).start()
+            worker.thread = threading.Thread(target=_feed, args=(worker, todo, events), daemon=True)
+            worker.thread.start()
         active = jobs
         while active:
             kind, task, event = events.get()
@@ -100,10 +105,6 @@ def run(tasks: Sequence[Task], *, jobs: int, label: str) -> list[Failure]:
             assert task is not None
             _note(kind, task, event, pace=pace, failures=failures)
             _show(tell, pace)
-    # A worker that died took no cell of the others with it, but what nobody was left to run is still to be told.
-    with contextlib.suppress(queue.Empty):
-        while True:
-            failures.append(Failure(todo.get_nowait().label, "no process was left to run it; start the command again"))
     return failures
 
 
@@ -117,77 +118,100 @@ def readable(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "dmesr_trainer.experiments.worker"]
-    started: list[subprocess.Popen[str]] = []
-    try:
-        for _ in range(count):
-            started.append(
-                subprocess.Popen(
-                    command,
+class _Worker:
+    """A process that runs cells; a new one takes its place where it died."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None  # that feeds it
+        self._process: subprocess.Popen[str] | None = None
+        self._ended = threading.Lock()  # held once no process may be started any more
+
+    def run(self, task: Task) -> Iterator[dict[str, object]]:
+        """Runs a cell and yields what is told of it; the last is "done" or "failed"."""
+        process = self._started()
+        if process is None:
+            yield {"event": "failed", "message": "the experiment has ended"}
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = {
+            "cell": str(task.cell.folder),
+            "data": str(task.data),
+            "vectors": str(task.vectors) if task.vectors else None,
+        }
+        try:
+            process.stdin.write(json.dumps(line) + "\n")
+            process.stdin.flush()
+            for told in process.stdout:
+                event = json.loads(told)
+                yield event
+                if event["event"] in ("done", "failed"):
+                    return
+        except OSError:
+            pass
+        code = process.wait()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        process.stdout.close()
+        yield {"event": "failed", "message": f"its process died with status {code}; is memory short?"}
+
+    def end(self) -> None:
+        """Ends the process, whatever it is doing: at the end of its stdin it goes."""
+        self._ended.acquire()
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self.thread is not None:
+            self.thread.join(_STOP_SECONDS)
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def _started(self) -> subprocess.Popen[str] | None:
+        if not self._ended.acquire(blocking=False):
+            return None
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "dmesr_trainer.experiments.worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
                     env=os.environ | _THREADS,
-                    start_new_session=True,  # Ctrl-C on the terminal is not for them
+                    start_new_session=True,  # Ctrl-C on the terminal is not for it
                 )
-            )
-        yield started
+            return self._process
+        finally:
+            self._ended.release()
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[list[_Worker]]:
+    workers = [_Worker() for _ in range(count)]
+    try:
+        yield workers
     finally:
-        # At the end of its stdin a worker goes, whatever it is doing.
-        for worker in started:
-            assert worker.stdin is not None
-            with contextlib.suppress(OSError):
-                worker.stdin.close()
-        for worker in started:
-            try:
-                worker.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-            assert worker.stdout is not None
+        for worker in workers:
+            worker.end()
 
 
-def _feed(
-    worker: subprocess.Popen[str],
-    todo: queue.SimpleQueue[Task],
-    events: queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]],
-) -> None:
+def _feed(worker: _Worker, todo: queue.SimpleQueue[Task], events: _Events) -> None:
     """Gives a worker one cell after the other and passes on what it tells."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    with worker.stdout:
-        while True:
-            try:
-                task = todo.get_nowait()
-            except queue.Empty:
-                break
-            line = json.dumps(
-                {
-                    "cell": str(task.cell.folder),
-                    "data": str(task.data),
-                    "vectors": str(task.vectors) if task.vectors else None,
-                }
-            )
-            events.put(("start", task, {}))
-            try:
-                worker.stdin.write(line + "\n")
-                worker.stdin.flush()
-            except OSError:
-                events.put(("failed", task, {"message": "its process has died"}))
-                break
-            ended = False
-            for told in worker.stdout:
-                event = json.loads(told)
-                events.put((event["event"], task, event))
-                ended = event["event"] in ("done", "failed")
-                if ended:
-                    break
-            if not ended:
-                code = worker.wait()
-                events.put(("failed", task, {"message": f"its process died with status {code}; is memory short?"}))
-                break
+    while True:
+        try:
+            task = todo.get_nowait()
+        except queue.Empty:
+            break
+        events.put(("start", task, {}))
+        for event in worker.run(task):
+            events.put((str(event["event"]), task, event))
     events.put(("end", None, {}))
 
 

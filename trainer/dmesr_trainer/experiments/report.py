@@ -118,7 +118,7 @@ def runs_table(measured: Sequence[Measured]) -> pa.Table:
     """One line for each cell: the single runs."""
     lines: list[dict[str, Any]] = []
     for one in _whole(measured):
-        for seed, folds in zip(one.seeds, one.cells, strict=True):
+        for seed, folds in zip(one.seeds, one.cells, strict=False):  # what nothing was trained for has no cells
             for fold, cell in enumerate(folds):
                 result = cell.result
                 lines.append(

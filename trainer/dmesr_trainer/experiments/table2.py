@@ -9,7 +9,7 @@ from typing import Any
 from dmesr_trainer.experiments import figures, pool
 from dmesr_trainer.experiments.arms import Arm, Setup, methods_and_floors, tasks
 from dmesr_trainer.experiments.markdown import heading
-from dmesr_trainer.experiments.measured import Row, best_baseline, measure, named, rows
+from dmesr_trainer.experiments.measured import Row, best_baseline, floor, measure, named, rows
 from dmesr_trainer.experiments.paper import table_2
 from dmesr_trainer.experiments.report import Report, write
 
@@ -40,7 +40,9 @@ def run(setup: Setup, *, methods: Sequence[str], backbones: Sequence[str]) -> di
     todo = tasks(setup, chosen)
     failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="table2")
     measured = measure(setup, chosen)
-    found = rows(measured, references={"best": best_baseline, "none": named("none")})
+    references = {"best": best_baseline, "none": named("none")}
+    references |= {arm.method: floor(arm.method) for arm in chosen if not arm.backbone}
+    found = rows(measured, references=references)
     return write(
         Report(
             experiment="table2",

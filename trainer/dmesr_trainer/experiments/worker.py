@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -57,8 +58,12 @@ def main() -> None:
         task = json.loads(tasks.pop(0))
         try:
             _run(task, told=told)
-        except (ValueError, OSError, RuntimeError) as error:
-            _tell(told, event="failed", message=str(error) or type(error).__name__)
+        except ValueError as error:  # the settings do not fit the data
+            _tell(told, event="failed", message=str(error))
+        except Exception as error:
+            trace = Path(task["cell"]) / "error.txt"
+            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            _tell(told, event="failed", message=f"{type(error).__name__}: {error} (see {trace})")
 
 
 def _run(task: dict[str, Any], *, told: TextIO) -> None:
