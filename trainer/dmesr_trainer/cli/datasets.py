@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from dmesr.cli.console import Json, fail, print_line, print_table, progress, show
+from dmesr.cli.console import Json, as_json, fail, print_json_array, print_line, print_table, progress, show
 
 from dmesr_trainer.cli.dataset_options import DatasetOptions, with_dataset_options
 from dmesr_trainer.cli.dataset_telling import print_statistics
 from dmesr_trainer.datasets import DATASETS, DatasetError
-from dmesr_trainer.datasets.base import LeavesOut
+from dmesr_trainer.datasets.base import HasPictureUrls, LeavesOut, PictureUrl
 from dmesr_trainer.datasets.fetch import ARCHIVES, BY_HAND
 from dmesr_trainer.datasets.fetch import fetch as fetch_archive
+from dmesr_trainer.datasets.fetch_pictures import fetch_pictures
 from dmesr_trainer.datasets.paper import PAPER
 from dmesr_trainer.datasets.statistics import statistics
 
@@ -89,6 +92,57 @@ def stats(
             print_line("The tastes are planted: results on it check the wiring and are no evidence.")
 
     show(ctx, {"dataset": chosen, "planted": opened.planted, "statistics": counted, "paper": paper}, people)
+
+
+@app.command(
+    "pictures",
+    epilog="[bold]Examples[/bold]\n\ndmesr-cli datasets pictures amazon-games --data DIR > urls.tsv\n\n"
+    "dmesr-cli datasets pictures amazon-games --data DIR --into DIR/pictures",
+)
+@with_dataset_options
+def pictures(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="amazon-games or amazon: they know addresses alone.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Download them to this folder, named by product id.", metavar="DIR")
+    ] = None,
+    *,
+    options: DatasetOptions,
+    json: Json = False,
+) -> None:
+    """Tell where the pictures of a dataset's items are; download them with --into.
+
+    The addresses are the publisher's; what they answer is the shop's, under its own terms. A download may be repeated:
+    what is there is not fetched again.
+    """
+    try:
+        opened = options.open(name)
+        if not isinstance(opened, HasPictureUrls):
+            fail(f"the dataset {name} has no addresses of pictures; those that it has are in files")
+        if into is None:
+            _print_urls(opened.picture_urls(), as_lines=not as_json(ctx))
+            return
+        with progress(f"fetching pictures of {name}") as tell:
+            done = fetch_pictures(opened.picture_urls(), into=into, on_done=tell)
+    except DatasetError as error:
+        fail(str(error))
+
+    def people() -> None:
+        print_line(
+            f"{done.fetched:,} pictures fetched to {into}, {done.there:,} were there, {len(done.failed):,} failed."
+        )
+        for one in done.failed[:3]:
+            print_line(f"  {one.item_id}: {one.url}: {one.why}")
+
+    show(ctx, {"folder": str(into), **dataclasses.asdict(done)}, people)
+
+
+def _print_urls(urls: Iterator[PictureUrl], *, as_lines: bool) -> None:
+    if as_lines:
+        for one in urls:
+            print_line(f"{one.item_id}\t{one.url}")
+    else:
+        print_json_array(urls)
 
 
 def _one_name(name: str | None, dataset: str | None) -> str:
