@@ -5,7 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from dmesr_trainer.batching import Windows
+from dmesr_trainer.config import BackboneConfig
 from dmesr_trainer.sequences import Sequences
 from made_up import make_sequences
 
@@ -79,6 +81,83 @@ def test_negatives_are_trained_items_that_the_user_did_not_meet_in_training(sequ
         assert negatives <= trained
         # The user behind the window is one of those whose history holds it.
         assert any(window <= items and not negatives & items for items in met)
+
+
+def test_hidden_windows_show_every_event_or_ask_for_it(sequences: Sequences):
+    """L + 1 training events in a row; what is hidden is not among the inputs, and is the target."""
+    windows = _windows(sequences, hiding=BackboneConfig(hidden_share=0.5))
+    train = {tuple(sequences.train(user).tolist()) for user in range(sequences.n_users)}
+    shares, lasts, seen = [], 0, 0
+    for _ in range(20):
+        for batch in windows.epoch():
+            assert not batch.inputs_BL[batch.hidden_BL | ~batch.mask_BL].any()
+            assert not batch.targets_BL[~batch.hidden_BL].any()
+            assert not (batch.hidden_BL & ~batch.mask_BL).any()
+            assert batch.hidden_BL.any(1).all()
+            for row, length in enumerate(batch.mask_BL.sum(1).tolist()):
+                assert 2 <= length <= 5
+                events = torch.where(batch.hidden_BL, batch.targets_BL, batch.inputs_BL)[row, :length].tolist()
+                assert any(
+                    list(history[start : start + length]) == events
+                    for history in train
+                    for start in range(len(history))
+                )
+                hidden = batch.hidden_BL[row, :length]
+                lasts += bool(hidden[-1]) and int(hidden.sum()) == 1
+                shares.append(hidden.float().mean().item())
+                seen += 1
+    assert 0.4 < np.mean(shares) < 0.6
+    assert lasts > 0.1 * seen
+
+
+def test_of_some_windows_the_last_event_alone_is_hidden(sequences: Sequences):
+    (batch,) = _windows(sequences, hiding=BackboneConfig(hidden_last_share=1.0), batch_size=1000).epoch()
+    assert (batch.hidden_BL.sum(1) == 1).all()
+    assert batch.hidden_BL[torch.arange(len(batch.mask_BL)), batch.mask_BL.sum(1) - 1].all()
+
+
+@pytest.mark.parametrize("hiding", [None, BackboneConfig()])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_every_batch(hiding: BackboneConfig | None, world_size: int, sequences: Sequences):
+    """Their windows together are those of one process, hidden events and negatives included."""
+    settings = {"hiding": hiding, "negatives": True, "batch_size": 6}
+    alone = list(_windows(sequences, **settings).epoch())
+    parts = [
+        list(_windows(sequences, **settings, rank=rank, world_size=world_size).epoch()) for rank in range(world_size)
+    ]
+    assert {len(batches) for batches in parts} == {len(alone)}
+    for step, whole in enumerate(alone):
+        shares = [batches[step] for batches in parts]
+        counting = [batch for batch in shares if batch.weight]
+        for name in ("inputs_BL", "targets_BL", "mask_BL", "negatives_BL", "asked_BL"):
+            rows = sorted(row.tolist() for batch in counting for row in getattr(batch, name))
+            assert rows == sorted(row.tolist() for row in getattr(whole, name))
+        # The mean of the weighted means is the mean over all.
+        targets = int(whole.asked_BL.sum())
+        for batch in counting:
+            assert batch.weight == pytest.approx(int(batch.asked_BL.sum()) * world_size / targets)
+        assert sum(batch.weight for batch in shares) == pytest.approx(world_size)
+
+
+def test_a_process_without_a_window_takes_part_and_counts_nothing():
+    sequences = make_sequences([0, 1, 2, 3, 4], n_items=5)
+    first, second = (next(_windows(sequences, rank=rank, world_size=2).epoch()) for rank in range(2))
+    assert (first.weight, second.weight) == (2.0, 0.0)
+    assert second.mask_BL.any()
+
+
+def test_a_batch_that_is_too_small_to_share_is_refused(sequences: Sequences):
+    with pytest.raises(ValueError, match="batch_size is 2, which cannot be shared among 3 devices"):
+        _windows(sequences, batch_size=2, world_size=3)
+
+
+def test_an_epoch_depends_on_its_number_alone(sequences: Sequences):
+    onward, back = _windows(sequences, negatives=True), _windows(sequences, negatives=True)
+    for _ in range(3):
+        third = [batch.inputs_BL.tolist() for batch in onward.epoch()]
+    assert [batch.inputs_BL.tolist() for batch in back.epoch(3)] == third
+    fourth = [batch.negatives_BL.tolist() for batch in onward.epoch()]
+    assert [batch.negatives_BL.tolist() for batch in back.epoch()] == fourth
 
 
 def test_a_user_who_met_everything_leaves_no_negative():

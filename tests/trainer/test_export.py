@@ -13,7 +13,7 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 import torch
-from dmesr_trainer.config import TrainConfig
+from dmesr_trainer.config import BACKBONES, TrainConfig
 from dmesr_trainer.evaluation import score
 from dmesr_trainer.export import export
 from dmesr_trainer.sequences import Sequences
@@ -53,7 +53,11 @@ class _Artefact:
 
 @pytest.fixture(
     scope="module",
-    params=["dmesr sasrec", "dmesr gru4rec", "dmesr-paper sasrec", "none sasrec", "none gru4rec", "popularity sasrec"],
+    params=[
+        *(f"{method} {backbone}" for method in ("dmesr", "none") for backbone in BACKBONES),
+        "dmesr-paper sasrec",
+        "popularity sasrec",
+    ],
 )
 def artefact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Artefact]:
     rng = np.random.default_rng(7)

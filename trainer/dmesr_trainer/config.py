@@ -31,6 +31,8 @@ class BackboneConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.2  # share of activations
+    hidden_share: float = 0.2  # of a window's events that BERT4Rec has to guess: ρ of its §3.6
+    hidden_last_share: float = 0.1  # of the windows of which it has to guess the last event alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +267,8 @@ def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
 _BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "gru4rec": {"backbone__layers": 1},  # one layer did best in its paper
+    # It learns from a share of the events at a time, so it needs more epochs; blocks that normalise last, a warm start.
+    "bert4rec": {"optimiser__epochs": 400, "optimiser__patience": 40, "optimiser__warmup_steps": 100},
 }
 BACKBONES = tuple(_BACKBONE_PRESETS)
 

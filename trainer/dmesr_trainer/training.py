@@ -189,14 +189,7 @@ class _Run:
     ) -> None:
         settings = config.optimiser
         self.config, self.sequences, self.model, self.fabric, self.on_step = config, sequences, model, fabric, on_step
-        self.windows = Windows(
-            sequences,
-            max_history=config.backbone.max_history,
-            batch_size=settings.batch_size,
-            random=settings.windows == "random",
-            negatives=config.loss.name == "bce",
-            seed=config.seed,
-        )
+        self.windows = Windows.of(config, sequences)
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.module, self.optimiser = fabric.setup(model, optimiser)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

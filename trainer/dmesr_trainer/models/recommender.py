@@ -22,6 +22,8 @@ from dmesr_trainer.config import TrainConfig
 from dmesr_trainer.models.backbones.base import Backbone
 from dmesr_trainer.models.ids import IdPart
 
+_INITIAL_STD = 0.02  # of the mask's vector, as of the ids'
+
 
 @dataclass(frozen=True)
 class View:
@@ -162,6 +164,9 @@ class SequentialRecommender(Recommender):
         self.loss = config.loss
         self.backbone = backbone
         self.ids = IdPart(n_items=len(train_counts_N), n_views=self.n_views, dim=config.dim, config=config.ids)
+        # What stands in the place of an event to guess, in every view, before the views meet. The bias is no input.
+        width = 0 if backbone.causal else self.n_views * config.dim
+        self.hidden_V = nn.Parameter(torch.randn(width) * _INITIAL_STD) if width else None
         # Items without a training event keep their row of the id tables at zero for ever: they are new to the model.
         self.register_buffer("trained_N", train_counts_N > 0, persistent=False)
         self.register_buffer("every_trained_M", torch.nonzero(train_counts_N > 0).squeeze(1), persistent=False)
@@ -207,13 +212,13 @@ class SequentialRecommender(Recommender):
         if self.loss.name == "softmax" and not self.loss.candidates:
             # Every trained item is a candidate, and inputs are training events.
             return self.every_trained_M
-        met = [batch.inputs_BL[batch.mask_BL], batch.targets_BL[batch.mask_BL]]
+        met = [batch.inputs_BL[batch.shown_BL], batch.targets_BL[batch.asked_BL]]
         if self.loss.name == "softmax":
             chosen_M = torch.rand(len(self.every_trained_M), device=self.every_trained_M.device) < self._drawn_share
             met.append(self.every_trained_M[chosen_M])
         else:
             assert batch.negatives_BL is not None
-            met.append(batch.negatives_BL[batch.mask_BL])
+            met.append(batch.negatives_BL[batch.asked_BL])
         return torch.unique(torch.cat(met))
 
     def _step_vectors(self, items_M: Tensor) -> Tensor:
@@ -224,8 +229,17 @@ class SequentialRecommender(Recommender):
             return part_MV
         return semantic_MV + self.ids.drop(part_MV)
 
+    def hide(self, vectors_BLV: Tensor, hidden_BL: Tensor) -> Tensor:
+        """Puts the mask's vector in the place of events, for backbones that are not causal."""
+        assert self.hidden_V is not None
+        return torch.where(hidden_BL[..., None], nn.functional.pad(self.hidden_V, (0, 1)), vectors_BLV)
+
     def states(self, vectors_BLV: Tensor, lengths_B: Tensor) -> Tensor:
-        """The user vector after each position: float32 [B, L, V]. No position sees a later one."""
+        """The user vector at each position: float32 [B, L, V].
+
+        On a causal backbone no position sees a later one. On the others every position sees all, and only those that
+        `hide` has covered may be asked for their item.
+        """
         views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
         views = self.fuse(views, lengths_B)
         # One pass for all views: they share f_θ.
@@ -237,27 +251,36 @@ class SequentialRecommender(Recommender):
     def user_vectors(self, vectors_BTV: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
         # One more column, so that there is a position to read when T = 0.
         vectors_BTV = nn.functional.pad(vectors_BTV, (0, 0, 0, 1))
-        window_L = torch.arange(self.max_history, device=lengths_B.device)[: vectors_BTV.shape[1]]
+        longest = self.max_history + (self.hidden_V is not None)
+        window_L = torch.arange(longest, device=lengths_B.device)[: vectors_BTV.shape[1]]
         index_BL = (lengths_B - self.max_history).clamp(min=0)[:, None] + window_L
         index_BL = index_BL.clamp(max=vectors_BTV.shape[1] - 1)
         vectors_BLV = vectors_BTV.gather(1, index_BL[..., None].expand(-1, -1, vectors_BTV.shape[2]))
         recent_B = lengths_B.clamp(max=self.max_history)
         # What lies behind the end may hold anything; at length 0 it is read.
         vectors_BLV = vectors_BLV.masked_fill((window_L >= recent_B[:, None])[..., None], 0.0)
+        last_B = (recent_B - 1).clamp(min=0)
+        if self.hidden_V is not None:
+            # The next event is one more, hidden.
+            last_B = recent_B
+            vectors_BLV = self.hide(vectors_BLV, window_L == last_B[:, None])
+            recent_B = recent_B + 1
         states_BLV = self.states(vectors_BLV, recent_B)
-        last_B11 = (recent_B - 1).clamp(min=0)[:, None, None]
-        return states_BLV.gather(1, last_B11.expand(-1, 1, states_BLV.shape[2])).squeeze(1)
+        return states_BLV.gather(1, last_B[:, None, None].expand(-1, 1, states_BLV.shape[2])).squeeze(1)
 
     def forward(self, batch: Batch) -> StepLoss:
         """The recommendation loss plus the method's own (eq. 8)."""
-        in_use_BL = batch.mask_BL
+        assert (batch.hidden_BL is None) == (self.hidden_V is None)
+        asked_BL = batch.asked_BL
         items_M = self._step_items(batch)
         place_N = torch.zeros(len(self.trained_N), dtype=torch.int64, device=items_M.device)
         place_N[items_M] = torch.arange(len(items_M), device=items_M.device)
         items_MV = self._step_vectors(items_M)
-        vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV) * in_use_BL[..., None]
-        states_PV = self.states(vectors_BLV, in_use_BL.sum(1))[in_use_BL]
-        targets_P = place_N[batch.targets_BL[in_use_BL]]
+        vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV) * batch.mask_BL[..., None]
+        if batch.hidden_BL is not None:
+            vectors_BLV = self.hide(vectors_BLV, batch.hidden_BL)
+        states_PV = self.states(vectors_BLV, batch.mask_BL.sum(1))[asked_BL]
+        targets_P = place_N[batch.targets_BL[asked_BL]]
         if self.loss.name == "softmax":
             candidates_MV = items_MV
             if self.loss.candidates:
@@ -268,7 +291,15 @@ class SequentialRecommender(Recommender):
                 candidates_MV = items_MV - nn.functional.pad(chance_M.log()[:, None], (self.vector_dim - 1, 0))
             recommend = losses.softmax_loss(states_PV, candidates_MV, targets_P)
         else:
-            negatives_P = place_N[batch.negatives_BL[in_use_BL]]
+            negatives_P = place_N[batch.negatives_BL[asked_BL]]
             recommend = losses.bce_loss(states_PV, items_MV[targets_P], items_MV[negatives_P])
-        parts = {"recommend": recommend, **self.auxiliary_losses(torch.unique(batch.inputs_BL[in_use_BL]))}
+        parts = {"recommend": recommend, **self.auxiliary_losses(_met(batch))}
         return StepLoss(total=torch.stack(list(parts.values())).sum(), parts=parts)
+
+
+def _met(batch: Batch) -> Tensor:
+    """The unique items of the windows."""
+    shown_P = batch.inputs_BL[batch.shown_BL]
+    if batch.hidden_BL is None:
+        return torch.unique(shown_P)
+    return torch.unique(torch.cat([shown_P, batch.targets_BL[batch.hidden_BL]]))

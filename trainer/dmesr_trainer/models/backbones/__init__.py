@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dmesr_trainer.config import BACKBONES, BackboneConfig
 from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.backbones.bert4rec import Bert4Rec
 from dmesr_trainer.models.backbones.gru4rec import Gru4Rec
 from dmesr_trainer.models.backbones.sasrec import SasRec
 
@@ -19,4 +20,6 @@ def create(config: BackboneConfig, *, dim: int) -> Backbone:
             return SasRec(config, dim=dim)
         case "gru4rec":
             return Gru4Rec(config, dim=dim)
+        case "bert4rec":
+            return Bert4Rec(config, dim=dim)
     raise ValueError(f"unknown backbone {config.name!r}; choose one of {', '.join(BACKBONES)}")

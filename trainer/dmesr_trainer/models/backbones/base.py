@@ -12,7 +12,8 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         causal: Whether a position sees only what is not later. The cross-attention's mask follows it: without it,
-            position k would see item k+1, its own label.
+            position k would see item k+1, its own label. A backbone that is not causal learns from hidden events: a
+            position to guess holds the mask's vector in every view.
         max_history: L at most.
     """
 
