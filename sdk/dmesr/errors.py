@@ -17,7 +17,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── InvalidAttribute             ├── PictureHashMismatch       ├── PictureTooLarge
         │   ├── PictureTooManyPixels         ├── PictureUnreadable         ├── UnknownRoute
         │   ├── DimensionMismatch            ├── UnsupportedDtype          ├── NonFiniteVector
-        │   ├── MalformedArrow               └── InvalidArtefact
+        │   ├── MalformedArrow               ├── InvalidArtefact           └── InvalidFilter
         ├── NotFound
         │   ├── CatalogNotFound              ├── ItemNotFound              ├── PictureNotFound
         │   ├── PictureFileNotFound          ├── JobNotFound               ├── RecipeNotFound
@@ -170,6 +170,10 @@ class RequestTooLarge(InvalidArgument, reason="REQUEST_TOO_LARGE"):
 
 class InvalidPageToken(InvalidArgument, reason="INVALID_PAGE_TOKEN"):
     """The page token is not one that this call returned."""
+
+
+class InvalidFilter(InvalidArgument, reason="INVALID_FILTER"):
+    """The filter over attributes cannot be read; the message tells where, and what could have stood there."""
 
 
 class InvalidItemId(InvalidArgument, reason="INVALID_ITEM_ID"):

@@ -19,6 +19,7 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "INVALID_FIELD": grpc.StatusCode.INVALID_ARGUMENT,
     "REQUEST_TOO_LARGE": grpc.StatusCode.INVALID_ARGUMENT,
     "INVALID_PAGE_TOKEN": grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_FILTER": grpc.StatusCode.INVALID_ARGUMENT,
     "CATALOG_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "CATALOG_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
     "ITEM_NOT_FOUND": grpc.StatusCode.NOT_FOUND,

@@ -22,7 +22,7 @@ ERRORS = re.findall(
     CorrectionNotFound NoPrompt RouteNotApplicable
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
-    InvalidField InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
+    InvalidField InvalidFilter InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
     MalformedArrow ModelExists ModelInUse ModelNotFound ModelNotReady NoEarlierModel NonFiniteVector NotFound
     PermissionDenied PictureFileNotFound PictureHashMismatch PictureNotFound PictureTooLarge
     PictureTooManyPixels PictureUnreadable PictureUriNotAllowed RecipeNotFound RequestTooLarge

@@ -40,6 +40,8 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """The message or batch is larger than the limit that GetServerInfo states. INVALID_ARGUMENT."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
     """The page token is not one that this call returned. INVALID_ARGUMENT."""
+    ERROR_REASON_INVALID_FILTER: _ErrorReason.ValueType  # 4
+    """The filter over attributes cannot be read (docs/filters.md). INVALID_ARGUMENT, with the position in metadata."""
     ERROR_REASON_CATALOG_NOT_FOUND: _ErrorReason.ValueType  # 10
     """No such catalog. NOT_FOUND. Create it with CreateCatalog."""
     ERROR_REASON_CATALOG_EXISTS: _ErrorReason.ValueType  # 11
@@ -145,6 +147,8 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 2
 """The message or batch is larger than the limit that GetServerInfo states. INVALID_ARGUMENT."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
 """The page token is not one that this call returned. INVALID_ARGUMENT."""
+ERROR_REASON_INVALID_FILTER: ErrorReason.ValueType  # 4
+"""The filter over attributes cannot be read (docs/filters.md). INVALID_ARGUMENT, with the position in metadata."""
 ERROR_REASON_CATALOG_NOT_FOUND: ErrorReason.ValueType  # 10
 """No such catalog. NOT_FOUND. Create it with CreateCatalog."""
 ERROR_REASON_CATALOG_EXISTS: ErrorReason.ValueType  # 11

@@ -13,6 +13,7 @@ from pathlib import Path
 from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control, ModelRow
 from dmesr_server.errors import ServiceError
+from dmesr_server.filters import CatalogAttributes
 from dmesr_server.serving import towers
 from dmesr_server.serving.artefact import LearnedItems, load
 from dmesr_server.serving.index import ItemIndex, build
@@ -53,9 +54,14 @@ class _Resolved:
 
 
 class LiveModels:
-    """Finds the model behind a reference. Thread-safe; all calls block."""
+    """Finds the model behind a reference. Thread-safe; all calls block.
+
+    Attributes:
+        attributes: What filters are asked of; it follows the items with the models.
+    """
 
     def __init__(self, *, store: Store, control: Control, config: ServingConfig):
+        self.attributes = CatalogAttributes(store=store)
         self._store = store
         self._control = control
         self._config = config
@@ -100,6 +106,7 @@ class LiveModels:
                 self._guarded(key, functools.partial(self._load, row))
         for key, served in held.items():
             self._guarded(key, functools.partial(self._refresh_one, key, served))
+        self.attributes.refresh()
 
     def forget_items(self, *, catalog: str, item_ids: Collection[str]) -> None:
         """Takes deleted items out of every index of the catalog at once."""
@@ -114,6 +121,8 @@ class LiveModels:
             for key in list(self._served):
                 if key.catalog == catalog and name in (None, key.name) and version in (None, key.version):
                     self._let_go(key)
+        if name is None:
+            self.attributes.forget(catalog)
         self.forget_aliases(catalog=catalog)
 
     def forget_aliases(self, *, catalog: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _PAGES_ROWS = 1_000
+_BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,27 @@ class ItemTable:
     def version(self) -> int:
         """The table's version; it rises with every change."""
         return self._table.version()
+
+    def state(self) -> Hashable:
+        """What changes with every change of the table, also when it is dropped and made anew."""
+        return self._table.state()
+
+    def hashes(self) -> pa.Table:
+        """The `item_id` and `attributes_hash` of every item, in no particular order."""
+        return self._table.select(["item_id", "attributes_hash"])
+
+    def attribute_batches(self, ids: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Columns `item_id`, `attributes` (canonical JSON) and `attributes_hash`, some rows at a time.
+
+        Args:
+            ids: Only these, as far as they are there; None means all.
+        """
+        columns = ["item_id", "attributes", "attributes_hash"]
+        if ids is None:
+            yield from self._table.ranges(self._table.snapshot(), columns, rows=_BATCH_ROWS)
+            return
+        for start in range(0, len(ids), _BATCH_ROWS):
+            yield self._table.select_in(columns, column="item_id", values=ids[start : start + _BATCH_ROWS])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Deletes the items of these ids."""

@@ -160,6 +160,14 @@ class Table:
         """The newest version; 0 when the table does not exist yet."""
         return self.attempt("reading the version", lambda handle: int(handle.version), missing=0)
 
+    def state(self) -> tuple[bytes, int]:
+        """Which table of that name it is, and its newest version."""
+        return self.attempt(
+            "reading the version",
+            lambda handle: ((handle.schema.metadata or {}).get(_INCARNATION, b""), int(handle.version)),
+            missing=(b"", 0),
+        )
+
     def count(self, *, where: str | None = None) -> int:
         """How many rows meet the condition."""
         return self.attempt("counting rows", lambda handle: int(handle.count_rows(where)), missing=0)
