@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dmesr_trainer.config import Ablation, TrainConfig
-from dmesr_trainer.experiments import figures, pool
+from dmesr_trainer.experiments import figures
 from dmesr_trainer.experiments.arms import AS_PRINTED, WHOLE, Arm, Setup, check_names, tasks
 from dmesr_trainer.experiments.measured import Row, measure, rows
 from dmesr_trainer.experiments.paper import TABLE_3_NAMES, table_3
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.table2 import PRINTED, sampled
 
@@ -106,7 +107,8 @@ def run(setup: Setup, *, backbones: Sequence[str], groups: Sequence[str]) -> dic
     """
     chosen = arms(setup, backbones=backbones, groups=groups)
     todo = tasks(setup, chosen)
-    failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="ablation")
+    with Pool(setup.jobs) as pool:
+        failures = [] if setup.only_report else pool.run(todo, label="ablation")
     measured = measure(setup, chosen)
     found = rows(measured, references={"whole": _whole_of})
     return write(
@@ -139,6 +141,7 @@ def _parts(setup: Setup, backbone: str, whole: TrainConfig) -> list[Arm]:
                 config=whole.without(ablation),
                 role="variant",
                 paper=_paper(setup, backbone, ablation),
+                group="less one of the paper's parts",
             )
         )
     return found
@@ -153,19 +156,18 @@ def _variants(
     if "additions" in groups:
         for addition in ours:
             config = whole.changed(**{name: before[name] for name in addition.fields})
-            found.append(
-                setup.arm(WHOLE, backbone, called=f"as printed: {addition.name}", config=config, role="variant")
-            )
+            label, group = f"as printed: {addition.name}", "one of our additions as the paper has it"
+            found.append(setup.arm(WHOLE, backbone, called=label, config=config, role="variant", group=group))
     if "steps" in groups:
-        config = printed
-        found.append(setup.arm(AS_PRINTED, backbone))
+        config, group = printed, "from the paper's recipe, one addition after the other"
+        found.append(setup.arm(AS_PRINTED, backbone, group=group))
         # The last step is the whole method, which has its row already.
         for number, addition in enumerate(ours[:-1], start=1):
             config = config.changed(**{name: after[name] for name in addition.fields})
             # One model, whatever the label: the name of the method decides nothing else.
             config = replace(config, method=WHOLE)
             label = f"step {number}: + {addition.name}"
-            found.append(setup.arm(WHOLE, backbone, called=label, config=config, role="variant"))
+            found.append(setup.arm(WHOLE, backbone, called=label, config=config, role="variant", group=group))
     return found
 
 

@@ -92,6 +92,7 @@ class CellResult:
         stopped_by_time: Whether the limit of minutes ended it.
         notes: What a reader of its figures must know.
         code: What the trainer's code was: a digest of it, and the commit.
+        versions: Of the packages that it ran with.
         folder: The cell's.
     """
 
@@ -102,6 +103,7 @@ class CellResult:
     stopped_by_time: bool
     notes: tuple[str, ...]
     code: dict[str, str]
+    versions: dict[str, str]
     folder: Path
 
     @classmethod
@@ -116,6 +118,7 @@ class CellResult:
             stopped_by_time=values["stopped_by_time"],
             notes=tuple(values["notes"]),
             code=values["code"],
+            versions=values["versions"],
             folder=folder,
         )
 

@@ -13,17 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_trainer.experiments import data as data_files
-from dmesr_trainer.experiments import figures, nearest, pool
+from dmesr_trainer.experiments import figures
 from dmesr_trainer.experiments.arms import Arm, Setup, tasks
 from dmesr_trainer.experiments.data import Data, without_items
 from dmesr_trainer.experiments.measured import Measured, best_baseline, measure, named, rows
 from dmesr_trainer.experiments.paper import FIGURE_2
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.table2 import arms, sampled
 from dmesr_trainer.sequences import Sequences
 
 TAIL_SHARE = 0.8  # of items, by the Pareto principle (§4.4)
 TAIL, HEAD, NEW = "long tail", "head", "new items"
+_NEAREST = (
+    "nearest-last ranks by the cosine between a candidate's sentence vector and the last item's; nearest-last-white by "
+    "the same of whitened vectors, nearest-recent-white of the mean of the last 10 items' whitened vectors. Nothing is "
+    "learned there. The vectors are the original text's, or the first source's where there is none."
+)
 _FOLD_SEED = 20  # of which item is in which fold; the same for every method and seed
 
 
@@ -78,12 +84,15 @@ def run(
     todo = tasks(setup, chosen)
     for number, part in enumerate(parts):
         todo += tasks(setup, cold_arms, part, note=f"new items {number + 1}/{len(parts)}")
-    failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="longtail")
+    with Pool(setup.jobs) as pool:
+        failures = [] if setup.only_report else pool.run(todo, label="longtail")
     measured = measure(setup, chosen)
     is_tail_N = tail_items(setup.data.sequences)
     split = [part for one in measured for part in _by_tail(one, setup.data.sequences, is_tail_N)]
     new = [replace(one, group=NEW) for one in measure(setup, cold_arms, parts, task="cold")] if parts else []
     if parts and setup.vectors is not None:
+        from dmesr_trainer.experiments import nearest  # brings PyTorch
+
         new += nearest.measure(setup, parts, like=cold_arms, group=NEW)
     found = rows(split + new, references={"best": best_baseline, "none": named("none")})
     return write(
@@ -138,5 +147,5 @@ def _notes(setup: Setup, is_tail_N: NDArray[np.bool_], *, folds_of_items: int) -
                 "Whitening is fitted on the vectors of the whole catalogue, new items included: their texts are known, "
                 "their events are not."
             )
-            notes.append(nearest.ABOUT)
+            notes.append(_NEAREST)
     return notes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dmesr_trainer.experiments import figures, markdown, pool
+from dmesr_trainer.experiments import figures, markdown
 from dmesr_trainer.experiments.arms import Setup, reads_vectors, tasks
 from dmesr_trainer.experiments.measured import Reference, Row, measure, named, rows
 from dmesr_trainer.experiments.paper import FIGURE_4
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.table2 import sampled
 from dmesr_trainer.experiments.vectors import Vectors
@@ -44,7 +45,8 @@ def run(
         ]
     chosen = list({(arm.backbone, arm.method): arm for arm in chosen}.values())
     todo = tasks(setup, chosen)
-    failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="mllms")
+    with Pool(setup.jobs) as pool:
+        failures = [] if setup.only_report else pool.run(todo, label="mllms")
     measured = measure(setup, chosen)
     references: dict[str, Reference] = {"first": _first(recipes), "none": named("none")}
     found = rows(measured, references=references)

@@ -20,13 +20,7 @@ from dmesr_trainer.experiments.measured import Measured
 from dmesr_trainer.models.whitening import Whitening
 from dmesr_trainer.sources import Sources
 
-_RECENT = 10  # events of the history
-#: For the notes of a table.
-ABOUT = (
-    "nearest-last ranks by the cosine between a candidate's sentence vector and the last item's; nearest-last-white by "
-    f"the same of whitened vectors, nearest-recent-white of the mean of the last {_RECENT} items' whitened vectors. "
-    "Nothing is learned there. The vectors are the original text's, or the first source's where there is none."
-)
+_RECENT = 10  # events of the history; the table's notes say so
 
 
 def measure(setup: Setup, parts: Sequence[Data], *, like: Sequence[Arm], group: str) -> list[Measured]:

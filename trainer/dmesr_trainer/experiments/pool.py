@@ -52,7 +52,6 @@ class _Pace:
     """How long cells take, for the time that is left."""
 
     total: int
-    jobs: int
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     running: dict[str, float] = field(default_factory=dict)  # by label: the share of its epochs
@@ -69,43 +68,61 @@ class _Pace:
 _Events = queue.SimpleQueue[tuple[str, Task | None, dict[str, object]]]
 
 
-def run(tasks: Sequence[Task], *, jobs: int, label: str) -> list[Failure]:
-    """Runs these cells; those that are finished are left alone.
-
-    Ctrl-C ends the running cells at once, and is raised; finished cells stay.
+class Pool:
+    """Processes that run cells; they start with the first cell that is to be run, and end with the `with` block.
 
     Args:
-        tasks: Cells; one that stands there twice is run once.
-        jobs: At a time.
-        label: For the progress.
-
-    Returns:
-        The cells that could not be run.
+        jobs: Cells at a time.
     """
-    waiting = list({task.cell.folder: task for task in tasks if not task.cell.finished}.values())
-    if not waiting:
-        return []
-    jobs = min(jobs, len(waiting))
-    pace = _Pace(total=len(waiting), jobs=jobs)
-    failures: list[Failure] = []
-    todo: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    for one in waiting:
-        todo.put(one)
-    events: _Events = queue.SimpleQueue()
-    with progress(label) as tell, _workers(jobs) as workers:
-        for worker in workers:
-            worker.thread = threading.Thread(target=_feed, args=(worker, todo, events), daemon=True)
-            worker.thread.start()
-        active = jobs
-        while active:
-            kind, task, event = events.get()
-            if kind == "end":
-                active -= 1
-                continue
-            assert task is not None
-            _note(kind, task, event, pace=pace, failures=failures)
-            _show(tell, pace)
-    return failures
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def run(self, tasks: Sequence[Task], *, label: str) -> list[Failure]:
+        """Runs these cells; those that are finished are left alone.
+
+        Ctrl-C is raised; the end of the `with` block then ends the running cells at once. Finished cells stay.
+
+        Args:
+            tasks: Cells; one that stands there twice is run once.
+            label: For the progress.
+
+        Returns:
+            The cells that could not be run.
+        """
+        waiting = list({task.cell.folder: task for task in tasks if not task.cell.finished}.values())
+        if not waiting:
+            return []
+        pace = _Pace(total=len(waiting))
+        failures: list[Failure] = []
+        todo: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for one in waiting:
+            todo.put(one)
+        events: _Events = queue.SimpleQueue()
+        active = min(self._jobs, len(waiting))
+        while len(self._workers) < active:
+            self._workers.append(_Worker())
+        with progress(label) as tell:
+            for worker in self._workers[:active]:
+                worker.thread = threading.Thread(target=_feed, args=(worker, todo, events), daemon=True)
+                worker.thread.start()
+            while active:
+                kind, task, event = events.get()
+                if kind == "end":
+                    active -= 1
+                    continue
+                assert task is not None
+                _note(kind, task, event, pace=pace, failures=failures)
+                _show(tell, pace)
+        return failures
 
 
 def readable(seconds: float) -> str:
@@ -190,16 +207,6 @@ class _Worker:
             return self._process
         finally:
             self._ended.release()
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[list[_Worker]]:
-    workers = [_Worker() for _ in range(count)]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.end()
 
 
 def _feed(worker: _Worker, todo: queue.SimpleQueue[Task], events: _Events) -> None:

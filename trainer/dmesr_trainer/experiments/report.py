@@ -17,7 +17,6 @@ from dmesr_trainer.experiments.pool import Failure
 from dmesr_trainer.experiments.statistics import CONFIDENCE
 from dmesr_trainer.experiments.storage import write_json, write_parquet, write_text
 from dmesr_trainer.experiments.vectors import Vectors
-from dmesr_trainer.training import versions
 
 SCHEMA = 1
 
@@ -94,7 +93,7 @@ def write(report: Report, setup: Setup) -> dict[str, Any]:
         "failures": [asdict(one) for one in report.failures],
         "missing_cells": report.missing,
         "code": provenance.code(),
-        "versions": versions(),
+        "versions": _versions(report),
     }
     write_json(folder / "results.json", result)
     write_parquet(folder / "runs.parquet", runs_table(report.measured))
@@ -171,6 +170,17 @@ def ranks_table(measured: Sequence[Measured]) -> pa.Table:
 def _whole(measured: Sequence[Measured]) -> list[Measured]:
     """Each run once, where groups of the same users' ranks stand side by side."""
     return [one for one in measured if one.group in ("", "all", "new items")]
+
+
+def _versions(report: Report) -> dict[str, str]:
+    """Of the packages that the cells ran with; several where they differ."""
+    found: dict[str, list[str]] = {}
+    for one in report.measured:
+        for cell in (cell for folds in one.cells for cell in folds):
+            for name, version in cell.result.versions.items():
+                if version not in found.setdefault(name, []):
+                    found[name].append(version)
+    return {name: ", ".join(versions) for name, versions in found.items()}
 
 
 def _evaluation(report: Report) -> dict[str, Any]:

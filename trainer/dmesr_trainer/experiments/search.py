@@ -14,9 +14,10 @@ from typing import Any
 import optuna
 from dmesr.cli.console import say
 
-from dmesr_trainer.experiments import pool, spaces
+from dmesr_trainer.experiments import spaces
 from dmesr_trainer.experiments.ablation import flat
 from dmesr_trainer.experiments.arms import Arm, Setup
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.spaces import Choice, Space
 
 _SAMPLER_SEED = 0
@@ -78,7 +79,7 @@ class Search:
         }
 
 
-def search(setup: Setup, method: str, backbone: str, *, space: Space, trials: int) -> Search:
+def search(setup: Setup, method: str, backbone: str, *, space: Space, trials: int, pool: Pool) -> Search:
     """Tries settings, with the first seed; the test events play no part in what is tried or chosen.
 
     Args:
@@ -87,6 +88,7 @@ def search(setup: Setup, method: str, backbone: str, *, space: Space, trials: in
         backbone: Its backbone.
         space: What may be chosen.
         trials: How many, the preset among them.
+        pool: What runs them.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=_SAMPLER_SEED))
@@ -96,7 +98,7 @@ def search(setup: Setup, method: str, backbone: str, *, space: Space, trials: in
     while len(done) < trials:
         asked = [study.ask() for _ in range(min(_TOGETHER, trials - len(done)))]
         chosen = [{name: _suggest(trial, name, choice) for name, choice in space.items()} for trial in asked]
-        found = _run(setup, method, backbone, chosen, first=len(done))
+        found = _run(setup, method, backbone, chosen, first=len(done), pool=pool)
         for trial, one in zip(asked, found, strict=True):
             if one.valid is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -105,10 +107,8 @@ def search(setup: Setup, method: str, backbone: str, *, space: Space, trials: in
         done += found
     result = Search(method, backbone, space, tuple(done))
     if result.best is not None:
-        best = result.best
-        say(
-            f"{setup.arm(method, backbone).label}: the best of {trials} trials is number {best.number}, valid {best.valid:.4f}"
-        )
+        best, label = result.best, setup.arm(method, backbone).label
+        say(f"{label}: the best of {trials} trials is number {best.number}, valid {best.valid:.4f}")
     return result
 
 
@@ -126,18 +126,16 @@ def _suggest(trial: optuna.Trial, name: str, choice: Any) -> Any:
     return trial.suggest_float(name, choice.low, choice.high, log=True)
 
 
-def _run(setup: Setup, method: str, backbone: str, chosen: Sequence[dict[str, Any]], *, first: int) -> list[Trial]:
+def _run(
+    setup: Setup, method: str, backbone: str, chosen: Sequence[dict[str, Any]], *, first: int, pool: Pool
+) -> list[Trial]:
     whole = setup.config(method, backbone)
     arms = [
         setup.arm(method, backbone, called=f"{method} trial {first + place}", config=whole.changed(**settings))
         for place, settings in enumerate(chosen)
     ]
     tasks = [setup.task(arm, arm.seeds[0]) for arm in arms]
-    failures = (
-        []
-        if setup.only_report
-        else pool.run(tasks, jobs=setup.jobs, label=f"searching {setup.arm(method, backbone).label}")
-    )
+    failures = [] if setup.only_report else pool.run(tasks, label=f"searching {setup.arm(method, backbone).label}")
     problems = {failure.label: failure.message for failure in failures}
     found = []
     for place, (task, settings) in enumerate(zip(tasks, chosen, strict=True)):

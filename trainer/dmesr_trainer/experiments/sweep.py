@@ -10,10 +10,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dmesr_trainer.config import TrainConfig
-from dmesr_trainer.experiments import figures, markdown, pool, spaces
+from dmesr_trainer.experiments import figures, markdown, spaces
 from dmesr_trainer.experiments.arms import OURS, Arm, Setup, check_names, methods_and_floors, tasks
 from dmesr_trainer.experiments.measured import Measured, Row, measure, rows
 from dmesr_trainer.experiments.paper import FIGURE_3
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.search import Search, search, searched_arm
 from dmesr_trainer.experiments.table2 import sampled
@@ -94,23 +95,17 @@ def run(
     without = [_without_alignment(setup, backbone) for backbone in backbones if aligned]
     chosen = [*presets, *without, *swept]
     todo = tasks(setup, chosen)
-    failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="sweep")
     searches: list[Search] = []
-    if trials:
-        searches = [
-            search(
-                setup,
-                method,
-                backbone,
-                space=spaces.space_of(setup, method, backbone, file=own_space),
-                trials=trials,
-            )
-            for method, backbone in pairs
-        ]
-        best = [arm for found in searches if (arm := searched_arm(setup, found)) is not None]
-        chosen, todo = chosen + best, todo + tasks(setup, best)
-        if not setup.only_report:
-            failures += pool.run(tasks(setup, best), jobs=setup.jobs, label="what the searches found")
+    with Pool(setup.jobs) as pool:
+        failures = [] if setup.only_report else pool.run(todo, label="sweep")
+        if trials:
+            for method, backbone in pairs:
+                choices = spaces.space_of(setup, method, backbone, file=own_space)
+                searches.append(search(setup, method, backbone, space=choices, trials=trials, pool=pool))
+            best = [arm for found in searches if (arm := searched_arm(setup, found)) is not None]
+            runs = tasks(setup, best)
+            chosen, todo = chosen + best, todo + runs
+            failures += [] if setup.only_report else pool.run(runs, label="what the searches found")
     measured = measure(setup, chosen)
     found_rows = rows(measured, references={"preset": _preset_of})
     return write(

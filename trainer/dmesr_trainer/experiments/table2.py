@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dmesr_trainer.experiments import figures, pool
+from dmesr_trainer.experiments import figures
 from dmesr_trainer.experiments.arms import Arm, Setup, methods_and_floors, tasks
 from dmesr_trainer.experiments.markdown import heading
 from dmesr_trainer.experiments.measured import Row, best_baseline, floor, measure, named, rows
 from dmesr_trainer.experiments.paper import table_2
+from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 
 #: What the paper prints.
@@ -38,7 +39,8 @@ def run(setup: Setup, *, methods: Sequence[str], backbones: Sequence[str]) -> di
     """
     chosen = arms(setup, methods=methods, backbones=backbones)
     todo = tasks(setup, chosen)
-    failures = [] if setup.only_report else pool.run(todo, jobs=setup.jobs, label="table2")
+    with Pool(setup.jobs) as pool:
+        failures = [] if setup.only_report else pool.run(todo, label="table2")
     measured = measure(setup, chosen)
     references = {"best": best_baseline, "none": named("none")}
     references |= {arm.method: floor(arm.method) for arm in chosen if not arm.backbone}
