@@ -2,8 +2,11 @@ import time
 
 import numpy as np
 import pytest
-from dmesr_server.enrichment.describers import DescribeRequest, PaletteDescriber, colours, layout, prose
+from dmesr_server.enrichment import routes
+from dmesr_server.enrichment.describers import DescribeRequest, PaletteDescriber, colours, layout, prose, reflection
 from dmesr_server.enrichment.describers import attributes as sentences
+from dmesr_server.enrichment.specs import JobSpec
+from enriching import World, counts, picture
 from PIL import Image
 
 FILM = (
@@ -151,11 +154,88 @@ async def test_long_attributes_leave_room_for_the_picture():
     assert "Almost only black" in hybrid
 
 
+async def test_reflect_route_tells_where_text_and_picture_agree():
+    night = (("title", ("Black Night",)), ("genres", ("Film-Noir", "Crime")), ("plot", ("Two killers hide.",)))
+    (text,) = await texts(request("reflect", attributes=night, picture=flat((10, 10, 12))))
+    assert text.startswith("Black Night is a film-noir and crime film. Text and picture agree: ")
+    assert 'the words "night", "noir", "crime" and "killer" suit a picture that is dark' in text
+    assert 'the word "noir" suits a picture that is muted' in text
+    assert 'the word "black" meets black in the picture' in text
+    assert "differ" not in text
+    assert text.endswith("Two killers hide.")
+
+
+async def test_reflect_route_tells_where_text_and_picture_differ():
+    summer = (("title", ("Green Summer",)), ("genres", ("Comedy",)))
+    (text,) = await texts(request("reflect", attributes=summer, picture=flat((8, 12, 60))))
+    assert 'the words "summer" and "comedy" suggest one that is bright, but it is dark' in text
+    assert 'the word "summer" suggests one that is warm in colour, but it is cool in colour' in text
+    assert 'the word "green" meets no such colour in the picture' in text
+    assert "agree" not in text
+
+
+async def test_reflect_route_invents_neither():
+    plain = (("title", ("Heat (1995)",)), ("runtime", ("170 min",)))
+    (text,) = await texts(request("reflect", attributes=plain, picture=flat((120, 120, 120))))
+    assert "No word of the text speaks for or against the picture's look." in text
+    (image,) = await texts(request("image", attributes=(), picture=flat((120, 120, 120))))
+    assert image in text
+
+
+def test_compared_words_stand_once_in_their_singular():
+    seen = layout.measure(flat((230, 40, 30)))
+    found = reflection.reflect((("plot", ("Flames, flame and FLAMES; reds",)),), seen)
+    assert found.agreements == (
+        'the word "flame" suits a picture that is warm in colour',
+        'the word "red" meets scarlet in the picture',
+    )
+    assert found.differences == ()
+
+
+def test_what_is_read_is_what_people_expect():
+    for words in reflection._SUGGESTIONS.values():
+        assert len(words) == len(set(words))
+    assert set(reflection._COLOUR_WORDS.values()) <= set(colours.FAMILY_OF.values())
+
+
+async def test_reflect_is_described_when_it_is_asked_for_and_leaves_the_others_as_they_are():
+    describer = PaletteDescriber(workers=1)
+    assert routes.checked([], describer.routes) == ("text", "image", "hybrid")
+    assert routes.checked(["reflect", "text"], describer.routes) == ("text", "reflect")
+    long = (("title", ("T " * 500,)), ("plot", ("night " * 12_000,)), ("notes", ("x " * 5_000,)))
+    (text,) = await texts(request("reflect", attributes=long, picture=flat((9, 9, 9))))
+    assert len(text) < 1_500
+    assert "Almost only black" in text
+
+
+async def test_a_job_that_asks_for_reflect_has_a_recipe_with_it(world: World):
+    world.put("1", data=picture((10, 10, 12)), title="Midnight")
+    world.put("2", title="Noon")
+    usual = await world.run(JobSpec())
+    asked = await world.run(JobSpec(recipe="x-reflect", routes=("text", "image", "hybrid", "reflect")))
+    assert usual.recipe_id != asked.recipe_id
+    assert counts(asked, "described") == {"original": 0, "text": 0, "image": 0, "hybrid": 0, "reflect": 1}
+    assert world.present("1", "2") == {"1": {"original", "text", "image", "hybrid"}, "2": {"original", "text"}}
+    assert world.present("1", "2", recipe="x-reflect") == {
+        "1": {"original", "text", "image", "hybrid", "reflect"},
+        "2": {"original", "text"},
+    }
+    row = world.rows("1", recipe="x-reflect")["1", "reflect"]
+    assert 'the word "midnight" suits a picture that is dark' in row.text
+    assert row.provenance["is_mllm"] is False
+
+
 def test_recipe_says_what_it_is():
     describer = PaletteDescriber(workers=1)
     assert describer.is_mllm is False
     assert describer.recipe_fields("text") == {"prompt_revision": "palette-1", "language": "en"}
     assert describer.recipe_fields("image")["picture_pixels"] == describer.picture_pixels
+    assert describer.recipe_fields("hybrid")["prompt_revision"] == "palette-1"
+    assert describer.recipe_fields("reflect") == {
+        "prompt_revision": "palette-reflect-1",
+        "language": "en",
+        "picture_pixels": describer.picture_pixels,
+    }
 
 
 async def test_a_hundred_pictures_take_less_than_a_second_of_one_core():

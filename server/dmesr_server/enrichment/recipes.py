@@ -89,14 +89,15 @@ def make(
         encoder: Makes the vectors.
         domain: The catalog's.
         language: The catalog's.
-        routes: The routes of the recipe; all of the describer's when empty. A job that is asked for fewer routes
-            fills the same recipe in part.
+        routes: What a job asks for. The describer's `recipe_routes` are in the recipe in any case, so a job that is
+            asked for fewer fills the same recipe in part.
     """
     return EmbeddingRecipe(
         encoder=encoder.recipe_fields(),
         descriptions={
             route: described(describer, route, domain=domain, language=language)
-            for route in (routes or describer.routes)
+            for route in describer.routes
+            if route in describer.recipe_routes or route in routes
         },
     )
 

@@ -107,7 +107,13 @@ def means(*, control: Control, config: Config, catalog: CatalogRow, spec: JobSpe
         describer=describer,
         encoder=encoder,
         encoder_name=f"{chosen.kind}:{chosen.model}",
-        recipe=recipes.make(describer=describer, encoder=encoder, domain=catalog.domain, language=catalog.language),
+        recipe=recipes.make(
+            describer=describer,
+            encoder=encoder,
+            domain=catalog.domain,
+            language=catalog.language,
+            routes=spec.routes,
+        ),
         routes=routes.checked(wanted, describer.routes),
     )
 

@@ -78,6 +78,7 @@ class Describer(Protocol):
         model: The model and its revision.
         engine: What runs it, with version; provenance only.
         routes: The routes that it can describe.
+        recipe_routes: Those that its recipes have in any case; the others only where a job asks for them.
         generates: False where texts are only brought in: the pipeline then asks for none and keeps what is there.
         picture_pixels: Pictures are shrunk to about so many pixels; None hands them over as they are.
         window: How it likes to be asked.
@@ -88,6 +89,7 @@ class Describer(Protocol):
     model: str
     engine: str
     routes: tuple[str, ...]
+    recipe_routes: tuple[str, ...]
     generates: bool
     picture_pixels: int | None
     window: Window

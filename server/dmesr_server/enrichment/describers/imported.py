@@ -17,7 +17,7 @@ class ImportedDescriber:
 
     name = NAME
     engine = "import"
-    routes = (*ROUTES, REFLECT)
+    routes = recipe_routes = (*ROUTES, REFLECT)
     generates = False
     picture_pixels: int | None = None
     window = Window(items_per_call=1, calls=1)

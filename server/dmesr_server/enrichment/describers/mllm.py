@@ -40,7 +40,7 @@ class MllmDescriber:
     """Asks an engine by the prompts of the routes; guards, refines and accounts for what it answers."""
 
     is_mllm = True
-    routes = (*ROUTES, REFLECT)
+    routes = recipe_routes = (*ROUTES, REFLECT)
     generates = True
 
     def __init__(self, engine: Engine, config: MllmConfig):

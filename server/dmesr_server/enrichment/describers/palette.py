@@ -14,21 +14,23 @@ from typing import Any
 
 import PIL
 
-from dmesr_server.enrichment.routes import HYBRID, IMAGE, ROUTES, TEXT
+from dmesr_server.enrichment.routes import HYBRID, IMAGE, REFLECT, ROUTES, TEXT
 
 from . import attributes as sentences
-from . import layout, prose
+from . import layout, prose, reflection
 from .attributes import AttributeSentences
 from .base import DescribeRequest, DescriptionFailure, DescriptionResult, Window
 
 #: Raise it with every change of words, measures or colours: it is part of each description's identity.
 PROMPT_REVISION = "palette-1"
+#: The same for the route `reflect`, which has words of its own.
+REFLECT_REVISION = "palette-reflect-1"
 
 _PICTURE_PIXELS = 96 * 96
 # An encoder reads some 256 tokens. The text route spends them on the item's own words; the hybrid one keeps room
 # for the picture.
-_PROSE_CHARACTERS = {TEXT: 900, HYBRID: 420}
-_OTHERS_CHARACTERS = {TEXT: 400, HYBRID: 160}
+_PROSE_CHARACTERS = {TEXT: 900, HYBRID: 420, REFLECT: 300}
+_OTHERS_CHARACTERS = {TEXT: 400, HYBRID: 160, REFLECT: 100}
 _PHRASES_CHARACTERS = 400
 _TITLE_CHARACTERS = 200
 
@@ -40,7 +42,8 @@ class PaletteDescriber:
     is_mllm = False
     model = "none"
     engine = f"pillow {PIL.__version__}"
-    routes = ROUTES
+    routes = (*ROUTES, REFLECT)
+    recipe_routes = ROUTES
     generates = True
     picture_pixels: int | None = _PICTURE_PIXELS
 
@@ -60,7 +63,8 @@ class PaletteDescriber:
 
     def recipe_fields(self, route: str) -> Mapping[str, Any]:
         """The revision of words and measures, the picture's size. Always English, whatever the catalog's language."""
-        fields: dict[str, Any] = {"prompt_revision": PROMPT_REVISION, "language": "en"}
+        revision = REFLECT_REVISION if route == REFLECT else PROMPT_REVISION
+        fields: dict[str, Any] = {"prompt_revision": revision, "language": "en"}
         if route != TEXT:
             fields["picture_pixels"] = _PICTURE_PIXELS
         return fields
@@ -93,6 +97,8 @@ def _text(request: DescribeRequest, measures: layout.Measures | None) -> str:
     assert measures is not None
     if request.route == IMAGE:
         return prose.look(measures)
+    if request.route == REFLECT:
+        return _reflect(request, read, measures)
     return _hybrid(read, measures, request.domain)
 
 
@@ -102,6 +108,19 @@ def _hybrid(read: AttributeSentences, measures: layout.Measures, domain: str) ->
     colours = sentences.joined([colour.name for colour in measures.colours[:2]])
     look = f"with {sentences.article(mood)} {mood} look in {colours}"
     return " ".join([_introduction(read, domain, look=look), prose.look(measures), *_details(read, HYBRID)])
+
+
+def _reflect(request: DescribeRequest, read: AttributeSentences, measures: layout.Measures) -> str:
+    """First what both say or dispute, then what the picture and the text say beyond that."""
+    found = reflection.reflect(request.attributes, measures)
+    return " ".join(
+        [
+            _introduction(read, request.domain),
+            *found.sentences(),
+            prose.look(measures),
+            *_details(read, REFLECT),
+        ]
+    )
 
 
 def _introduction(read: AttributeSentences, domain: str, *, look: str = "") -> str:
