@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse  # type: ignore[import-untyped]
 from torch import Tensor
 
-from dmesr_trainer.config import CooccurrenceConfig
+from dmesr_trainer.baseline_config import CooccurrenceConfig
 from dmesr_trainer.sequences import Sequences
 
 # Rows of the item-by-item matrix that are held dense at a time.
@@ -93,8 +93,9 @@ def neighbours(sequences: Sequences, config: CooccurrenceConfig) -> sparse.csr_a
 
 def _strongest(matrix: sparse.csr_array, row: int, keep: int) -> NDArray[np.int64]:
     start, stop = matrix.indptr[row], matrix.indptr[row + 1]
-    strongest = np.argsort(-matrix.data[start:stop], kind="stable")[:keep]
-    return np.sort(strongest) + start
+    strongest: NDArray[np.int64] = np.argsort(-matrix.data[start:stop], kind="stable")[:keep]
+    places: NDArray[np.int64] = np.sort(strongest) + start
+    return places
 
 
 def among(neighbours_NN: sparse.csr_array, items_M: Tensor) -> Tensor:

@@ -27,11 +27,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from scipy import sparse
+from scipy import sparse  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmesr_trainer.config import AlignmentConfig, CpmmConfig, TrainConfig
+from dmesr_trainer.baseline_config import CpmmConfig
+from dmesr_trainer.config import AlignmentConfig, TrainConfig
 from dmesr_trainer.models.adapters import Adapter
 from dmesr_trainer.models.alignment import align
 from dmesr_trainer.models.backbones.base import Backbone
@@ -96,7 +97,8 @@ class CpmmEncoder(WhiteningEncoder):
         parts = [id_ND, *modalities]
         if self.settings.normalise:
             parts = [functional.normalize(part_ND, dim=1) for part_ND in parts]
-        return self.bias(torch.stack(parts).sum(0))
+        vectors_NV: Tensor = self.bias(torch.stack(parts).sum(0))
+        return vectors_NV
 
     def _noisy(self, vectors_NW: Tensor, present_N: Tensor) -> Tensor:
         if not present_N.any():
@@ -197,9 +199,11 @@ class Cpmm(SourcedRecommender):
         settings = self.settings
         parts = {"shift": settings.shift * shift(modalities, present, id_MD)}
         if len(modalities) == 2:
+            text_MD, image_MD = modalities
             groups = [groups_N[items_M] for groups_N in self._by_source("groups", None)]
             parts["contrast"] = settings.contrast * contrast(
-                *modalities,
+                text_MD,
+                image_MD,
                 present[0] & present[1],
                 text_groups_M=groups[0],
                 image_groups_M=groups[1],
@@ -235,13 +239,12 @@ class Cpmm(SourcedRecommender):
                 torch.manual_seed(seed)
                 for epoch in range(settings.pretrain_epochs):
                     sums: dict[str, float] = {}
-                    batches = items_N[torch.randperm(len(items_N), device=items_N.device)].split(
-                        settings.pretrain_batch
-                    )
+                    order_N = torch.randperm(len(items_N), device=items_N.device)
+                    batches = torch.split(items_N[order_N], settings.pretrain_batch)
                     for items_M in batches:
                         parts = self.losses(items_M)
                         optimiser.zero_grad(set_to_none=True)
-                        torch.stack(list(parts.values())).sum().backward()
+                        torch.autograd.backward(torch.stack(list(parts.values())).sum())
                         optimiser.step()
                         for name, part in parts.items():
                             sums[name] = sums.get(name, 0.0) + float(part.detach()) / len(batches)
@@ -250,8 +253,8 @@ class Cpmm(SourcedRecommender):
                         figures |= {f"{name}_{when}": value for name, value in sums.items()}
             optimiser.zero_grad(set_to_none=True)
         if settings.freeze:
-            for part in (self.encoder.adapters, self.encoder.refine):
-                part.requires_grad_(False)
+            for frozen in (self.encoder.adapters, self.encoder.refine):
+                frozen.requires_grad_(False)
         return figures
 
     def _described(self, items_M: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.linalg import lapack
-from scipy.sparse.linalg import svds
+from scipy import sparse  # type: ignore[import-untyped]
+from scipy.linalg import lapack  # type: ignore[import-untyped]
+from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from dmesr_trainer.config import TrainConfig
@@ -43,6 +43,10 @@ _KEY_STEP = 2.0**-24  # multiples of it up to 1 are exact in float32
 
 class Ease(Recommender):
     """Fitted when it is made; nothing is learned by steps."""
+
+    weights_NN: Tensor
+    vectors_NV: Tensor
+    trained_N: Tensor
 
     def __init__(self, *, config: TrainConfig, sequences: Sequences) -> None:
         """Solves the closed form and factorises it.
@@ -81,13 +85,13 @@ class Ease(Recommender):
         vectors_NV = torch.from_numpy(np.concatenate([in_NR, out_NR, keys_N1], axis=1).astype(np.float32))
         self.register_buffer("weights_NN", torch.from_numpy(weights_NN), persistent=False)
         self.register_buffer("vectors_NV", vectors_NV * trained_N[:, None])
-        self.register_buffer("indexed_N", trained_N, persistent=False)
+        self.register_buffer("trained_N", trained_N, persistent=False)
 
     def item_vectors(self) -> Tensor:  # noqa: D102
         return self.vectors_NV
 
     def parts(self) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.vectors_NV, self.indexed_N
+        return self.vectors_NV, self.trained_N
 
     def exact_scores(self, histories: Sequence[NDArray[np.int64]]) -> Tensor:  # noqa: D102
         rows = []

@@ -29,11 +29,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmesr_trainer.config import AlignmentConfig, QarmConfig, TrainConfig
+from dmesr_trainer.baseline_config import QarmConfig
+from dmesr_trainer.config import AlignmentConfig, TrainConfig
 from dmesr_trainer.models import quantisation
 from dmesr_trainer.models.alignment import align
 from dmesr_trainer.models.backbones.base import Backbone
@@ -52,6 +53,11 @@ _ROWS = 1024
 
 class QarmEncoder(WhiteningEncoder):
     """Prepared sources → representation → codes → the sum of their embeddings."""
+
+    entries_EQ: Tensor
+    books_LCQ: Tensor
+    shares_J: Tensor
+    offsets_J: Tensor
 
     def __init__(
         self, *, names: Sequence[str], sources: Sources, config: TrainConfig, entries: int, centres: int
@@ -135,6 +141,10 @@ class Qarm(SourcedRecommender):
     """The baseline on any backbone."""
 
     encoder: QarmEncoder
+    fitted_F: Tensor
+    groups_N: Tensor
+    pairs_P2: Tensor
+    codes_NJ: Tensor
 
     def __init__(
         self,
@@ -207,15 +217,15 @@ class Qarm(SourcedRecommender):
 
     def align_loss(self, pairs_P2: Tensor) -> Tensor:
         """L_align over some pairs: both directions, cosine / τ, the other pairs' items as negatives."""
-        represented = [
-            self.encoder.represent(self.prepared(items_P), self.present(items_P)) for items_P in pairs_P2.unbind(1)
-        ]
+        trigger_PQ, target_PQ = (self._represented(items_P) for items_P in pairs_P2.unbind(1))
         every_P = torch.ones(len(pairs_P2), dtype=torch.bool, device=pairs_P2.device)
         config = AlignmentConfig(
             temperature=self.settings.temperature, positive_in_denominator=True, mask_equal_content=True
         )
         groups = [self.groups_N[items_P] for items_P in pairs_P2.unbind(1)]
-        terms = align(*represented, every_P, anchor_groups_M=groups[0], other_groups_M=groups[1], config=config)
+        terms = align(
+            trigger_PQ, target_PQ, every_P, anchor_groups_M=groups[0], other_groups_M=groups[1], config=config
+        )
         return terms / 2
 
     def pretrain(self, *, seed: int) -> dict[str, float]:
@@ -228,7 +238,7 @@ class Qarm(SourcedRecommender):
             self.encoder.fit(fitted_FQ, every_item=every_item, generator=generator)
             every_N = torch.arange(len(self.codes_NJ), device=self.codes_NJ.device)
             self.codes_NJ.copy_(
-                torch.cat([self.encoder.codes(self._represented(items_M)) for items_M in every_N.split(_ROWS)])
+                torch.cat([self.encoder.codes(self._represented(items_M)) for items_M in torch.split(every_N, _ROWS)])
             )
             figures |= {"entries": float(len(self.encoder.entries_EQ)), **self._left_over(fitted_FQ)}
         return figures
@@ -242,12 +252,12 @@ class Qarm(SourcedRecommender):
         optimiser = torch.optim.Adam(tuned.parameters(), lr=settings.pretrain_learning_rate)
         for epoch in range(settings.pretrain_epochs):
             order_P = torch.randperm(len(self.pairs_P2), generator=generator).to(self.pairs_P2.device)
-            batches = self.pairs_P2[order_P].split(settings.pretrain_batch)
+            batches = torch.split(self.pairs_P2[order_P], settings.pretrain_batch)
             total = 0.0
             for pairs_P2 in batches:
                 loss = self.align_loss(pairs_P2)
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 total += float(loss.detach())
             if epoch in (0, settings.pretrain_epochs - 1):
@@ -273,7 +283,7 @@ def _groups(aligned: Sources, names: Sequence[str]) -> NDArray[np.int64]:
     """Numbers items so that those with the same vectors of all sources share a number; -1 without any; int64 [N]."""
     present_NS = np.stack([aligned.present[name] for name in names], axis=1)
     columns = [content_groups(aligned.vectors[name], aligned.present[name]) for name in names]
-    described_N = present_NS.any(1)
+    described_N = np.asarray(present_NS.any(axis=1))
     groups_N = np.full(len(described_N), -1, np.int64)
     if described_N.any():
         together = np.stack(columns, axis=1)[described_N]

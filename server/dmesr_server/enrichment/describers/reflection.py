@@ -54,8 +54,8 @@ _EXPECTED = {
         """,
 }
 _SUGGESTIONS: dict[str, list[tuple[str, int]]] = {}
-for _expectation, _words in _EXPECTED.items():
-    for _word in _words.split():
+for _expectation, _listed in _EXPECTED.items():
+    for _word in _listed.split():
         _SUGGESTIONS.setdefault(_word, []).append(_expectation)
 
 # How a picture is that meets an expectation, by axis and direction.
