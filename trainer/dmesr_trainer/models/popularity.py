@@ -12,6 +12,8 @@ from dmesr_trainer.models.recommender import Recommender, View
 class Popularity(Recommender):
     """An item's vector is the logarithm of 1 + its training events; every user's vector is 1."""
 
+    popularity_N1: Tensor
+
     def __init__(self, *, config: TrainConfig, train_counts_N: Tensor) -> None:
         """Builds it.
 
@@ -24,13 +26,12 @@ class Popularity(Recommender):
         self.max_history = config.backbone.max_history
         self.views, self.sources = (View("bias", 0, 1),), ()
         self.register_buffer("popularity_N1", torch.log1p(train_counts_N.float())[:, None])
-        self.register_buffer("indexed_N", torch.ones(len(train_counts_N), dtype=torch.bool), persistent=False)
 
     def item_vectors(self) -> Tensor:  # noqa: D102
         return self.popularity_N1
 
     def parts(self) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.popularity_N1, self.indexed_N
+        return self.popularity_N1, torch.ones_like(self.popularity_N1[:, 0], dtype=torch.bool)
 
     def user_vectors(self, vectors_BTV: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
         # Summing nothing of the history keeps it an input of the exported graph.

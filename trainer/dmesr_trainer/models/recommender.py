@@ -67,7 +67,6 @@ class Recommender(nn.Module, ABC):
     max_history: int
     views: tuple[View, ...]
     sources: tuple[SourceSpec, ...]
-    indexed_N: Tensor
     notes: tuple[str, ...] = ()
 
     @property
@@ -94,6 +93,11 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def parts(self) -> tuple[Tensor, Tensor]:
         """What each item adds to the item tower's vector: float32 [N, V], and bool [N] that tells who has one."""
+
+    @property
+    def indexed_N(self) -> Tensor:
+        """Which items can be recommended, bool [N]: those with a part of their own, unless a source makes up for it."""
+        return self.parts()[1]
 
     def item_tower(self) -> nn.Module | None:
         """The module behind item_tower.onnx: (vectors, present) of each of `sources` in turn → [N, V]."""
@@ -137,6 +141,10 @@ class SequentialRecommender(Recommender):
 
     Subclasses say where the items' semantics come from and how the views of a sequence meet before the backbone.
     """
+
+    trained_N: Tensor
+    every_trained_M: Tensor
+    train_shares_N: Tensor
 
     def __init__(
         self,
@@ -189,14 +197,10 @@ class SequentialRecommender(Recommender):
         """Further losses over the unique items of a batch, already weighted."""
         return {}
 
-    @property
-    def indexed_N(self) -> Tensor:  # type: ignore[override]
-        """Which items can be recommended: those with a source present or with a part of their own."""
-        return self.parts()[1]
-
     def parts(self) -> tuple[Tensor, Tensor]:  # noqa: D102
         has_part_N = self.trained_N if self.ids.learns else torch.zeros_like(self.trained_N)
-        return self.ids(None) * has_part_N[:, None], has_part_N
+        part_NV: Tensor = self.ids(None)
+        return part_NV * has_part_N[:, None], has_part_N
 
     def item_vectors(self) -> Tensor:  # noqa: D102
         part_NV, _ = self.parts()
@@ -219,12 +223,13 @@ class SequentialRecommender(Recommender):
         else:
             assert batch.negatives_BL is not None
             met.append(batch.negatives_BL[batch.asked_BL])
-        return torch.unique(torch.cat(met))
+        items_M: Tensor = torch.unique(torch.cat(met))
+        return items_M
 
     def _step_vectors(self, items_M: Tensor) -> Tensor:
         """Vectors of the items of a training step, all of them with training events; [M, V]."""
         semantic_MV = self.semantics(items_M)
-        part_MV = self.ids(items_M)
+        part_MV: Tensor = self.ids(items_M)
         if semantic_MV is None:
             return part_MV
         return semantic_MV + self.ids.drop(part_MV)
@@ -243,8 +248,8 @@ class SequentialRecommender(Recommender):
         views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
         views = self.fuse(views, lengths_B)
         # One pass for all views: they share f_θ.
-        states = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views))
-        states = states.unflatten(0, (self.n_views, -1)).unbind(0)
+        states_BLD: Tensor = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views))
+        states = torch.unflatten(states_BLD, 0, (self.n_views, -1)).unbind(0)
         # The user's side of the bias is 1.
         return nn.functional.pad(torch.cat(states, dim=-1), (0, 1), value=1.0)
 
@@ -291,6 +296,7 @@ class SequentialRecommender(Recommender):
                 candidates_MV = items_MV - nn.functional.pad(chance_M.log()[:, None], (self.vector_dim - 1, 0))
             recommend = losses.softmax_loss(states_PV, candidates_MV, targets_P)
         else:
+            assert batch.negatives_BL is not None
             negatives_P = place_N[batch.negatives_BL[asked_BL]]
             recommend = losses.bce_loss(states_PV, items_MV[targets_P], items_MV[negatives_P])
         parts = {"recommend": recommend, **self.auxiliary_losses(_met(batch))}
@@ -299,7 +305,8 @@ class SequentialRecommender(Recommender):
 
 def _met(batch: Batch) -> Tensor:
     """The unique items of the windows."""
-    shown_P = batch.inputs_BL[batch.shown_BL]
-    if batch.hidden_BL is None:
-        return torch.unique(shown_P)
-    return torch.unique(torch.cat([shown_P, batch.targets_BL[batch.hidden_BL]]))
+    met_P = batch.inputs_BL[batch.shown_BL]
+    if batch.hidden_BL is not None:
+        met_P = torch.cat([met_P, batch.targets_BL[batch.hidden_BL]])
+    items_M: Tensor = torch.unique(met_P)
+    return items_M

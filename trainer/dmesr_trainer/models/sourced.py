@@ -121,7 +121,8 @@ class Concatenation(nn.Module):
         """[N, D]; zeros, and no gradient, for an item without any of the sources."""
         flags_NS = torch.stack(list(present), dim=1)
         there_NW = torch.cat([*prepared, flags_NS.to(prepared[0].dtype)], dim=1)
-        return self.adapter(there_NW) * flags_NS.any(1, keepdim=True)
+        view_ND: Tensor = self.adapter(there_NW)
+        return view_ND * flags_NS.any(1, keepdim=True)
 
 
 class SemanticBias(nn.Module):
@@ -160,7 +161,8 @@ class EncoderTower(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:  # noqa: D102
         vectors, present = inputs[::2], inputs[1::2]
-        return self.encoder(self.encoder.prepare(vectors, present), present)
+        vectors_NV: Tensor = self.encoder(self.encoder.prepare(vectors, present), present)
+        return vectors_NV
 
 
 class SourcedRecommender(SequentialRecommender):
@@ -217,10 +219,11 @@ class SourcedRecommender(SequentialRecommender):
         return every if items_M is None else [values_N[items_M] for values_N in every]
 
     def semantics(self, items_M: Tensor | None) -> Tensor:  # noqa: D102
-        return self.encoder(self.prepared(items_M), self.present(items_M))
+        semantic_MV: Tensor = self.encoder(self.prepared(items_M), self.present(items_M))
+        return semantic_MV
 
     @property
-    def indexed_N(self) -> Tensor:  # type: ignore[override]  # noqa: D102
+    def indexed_N(self) -> Tensor:  # noqa: D102
         return self.parts()[1] | torch.stack(self.present(None)).any(0)
 
     def item_tower(self) -> nn.Module:  # noqa: D102

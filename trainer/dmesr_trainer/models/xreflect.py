@@ -45,7 +45,8 @@ class XReflectEncoder(WhiteningEncoder):
         self.bias = SemanticBias(dim=config.dim, enabled=config.sources.bias)
 
     def forward(self, prepared: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:  # noqa: D102
-        return self.bias(self.concatenation(prepared, present))
+        vectors_NV: Tensor = self.bias(self.concatenation(prepared, present))
+        return vectors_NV
 
 
 class XReflect(SourcedRecommender):
