@@ -19,7 +19,7 @@ class NullDescriber:
     is_mllm = False
     model = "null"
     engine = "null"
-    routes = ROUTES
+    routes = recipe_routes = ROUTES
     generates = True
     picture_pixels: int | None = 512 * 28 * 28
     window = Window(items_per_call=1, calls=64)

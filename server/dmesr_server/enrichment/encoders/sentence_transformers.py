@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_server.config import EncoderConfig
+from dmesr_server.enrichment import importing
 from dmesr_server.errors import ServiceError
 
 from . import model_files
@@ -111,15 +112,16 @@ class SentenceTransformersEncoder:
         return vectors.astype(np.float32, copy=False)
 
     def _load(self) -> tuple[Any, ThreadPoolExecutor]:
-        try:
-            import torch
-            import transformers
+        with importing.alone:
+            try:
+                import torch
+                import transformers
 
-            model_class = _model_class()
-        except ImportError as error:
-            why = f"a package that it needs is not installed ({error.name or error})"
-            raise model_files.unavailable(self.model, why, "pip install 'dmesr[server]'") from error
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+                model_class = _model_class()
+            except ImportError as error:
+                why = f"a package that it needs is not installed ({error.name or error})"
+                raise model_files.unavailable(self.model, why, "pip install 'dmesr[server]'") from error
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         files = self._files
         if files.hub_name is not None:
             folder = model_files.from_hub(files.hub_name, revision=files.revision)
@@ -127,7 +129,8 @@ class SentenceTransformersEncoder:
             folder = files.folder
         device = _device(torch) if self._device == "auto" else self._device
         try:
-            loaded = model_class(str(folder), device=device, local_files_only=True)
+            with importing.alone:
+                loaded = model_class(str(folder), device=device, local_files_only=True)
         except Exception as error:  # whatever transformers raises on files that are broken or not a model
             why = f"it cannot be loaded on {device} ({type(error).__name__}: {error})"
             raise model_files.unavailable(

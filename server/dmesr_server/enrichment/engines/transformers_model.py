@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmesr_server.config import EnrichmentConfig
+from dmesr_server.enrichment import importing
 
 from . import model_files
 from .base import (
@@ -66,15 +67,24 @@ def load(files: ModelFiles, config: EnrichmentConfig, *, context_tokens: int | N
     Raises:
         ServiceError: DESCRIBER_UNAVAILABLE.
     """
-    settings = config.transformers
-    try:
-        import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise model_files.unavailable(files.name, f"a package is not installed ({error})", _EXTRA) from error
-    transformers_logging.disable_progress_bar()
+    with importing.alone:
+        try:
+            import torch  # noqa: F401
+            from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: F401
+            from transformers.utils import logging as transformers_logging
+        except ImportError as error:
+            raise model_files.unavailable(files.name, f"a package is not installed ({error})", _EXTRA) from error
+        transformers_logging.disable_progress_bar()
     folder = str(files.with_weights())
+    with importing.alone:
+        return _load(files, config, folder=folder, context_tokens=context_tokens)
+
+
+def _load(files: ModelFiles, config: EnrichmentConfig, *, folder: str, context_tokens: int | None) -> LoadedModel:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+    settings = config.transformers
     device = _device(torch) if settings.device == "auto" else settings.device
     dtype = _dtype(torch, device, settings.dtype, files.name)
     trust = settings.trust_remote_code

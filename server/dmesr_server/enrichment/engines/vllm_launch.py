@@ -8,6 +8,7 @@ from typing import Any
 
 from dmesr_server import vllm_plugin
 from dmesr_server.config import EnrichmentConfig, VllmConfig
+from dmesr_server.enrichment import importing
 from dmesr_server.errors import ServiceError
 
 from . import model_files, vllm_log
@@ -35,7 +36,8 @@ def prepare(model: str) -> None:
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     try:
-        import vllm.v1.engine.async_llm  # noqa: F401
+        with importing.alone:
+            import vllm.v1.engine.async_llm  # noqa: F401
     except ImportError as error:
         why = f"vLLM is not installed on this machine or does not load ({error})"
         remedy = "pip install 'dmesr[vllm]', or choose the describer transformers or openai"
