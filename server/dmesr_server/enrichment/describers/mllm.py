@@ -182,7 +182,10 @@ class MllmDescriber:
                 raise self._unavailable(why, _more_room(self.name)) from error
             except (PictureRejected, RequestFailed) as error:
                 why = f"it does not take {'pictures' if with_picture else 'the prompt'}: {error}"
-                raise self._unavailable(why, "choose a multimodal model (enrichment.mllm.model)") from error
+                remedy = "choose a multimodal model (enrichment.mllm.model)"
+                raise self._unavailable(
+                    why, f"{remedy}, or describe by the text alone (--routes text)" if with_picture else remedy
+                ) from error
             self._checked.add(with_picture)
 
     async def _warm_up(self, turns: Sequence[Turn], wanted: Sampling) -> None:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 _ERROR = re.compile(r"^(?:[\w.]+\.)?(?P<kind>\w*(?:Error|Exception|Interrupt))(?:: (?P<words>.+))?$", re.MULTILINE)
+# Of absolute paths; "17.3/23.5 GiB" is none.
+_FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:'\"]+/)+")
 # What is said about a failure elsewhere.
 _ECHOES = ("initialization failed", "See root cause above", "failed due to an exception", "died unexpectedly")
 
@@ -61,7 +63,7 @@ def cause(since: int) -> str:
     found = [
         match for match in _ERROR.finditer(said) if not any(echo in (match.group("words") or "") for echo in _ECHOES)
     ]
-    return found[-1].group(0).rsplit("/", 1)[-1] if found else ""
+    return _FOLDERS.sub("", found[-1].group(0)) if found else ""
 
 
 def _errors() -> Path:
