@@ -19,13 +19,13 @@ class _Fixed(Recommender):
         self.method, self.backbone_name, self.max_history = "fixed", "", 4
         self.views, self.sources = (View("bias", 0, 1),), ()
         self.scores_N1 = torch.tensor(scores_N)[:, None]
-        self.indexed_N = torch.tensor(indexed_N or [True] * len(scores_N))
+        self.known_N = torch.tensor(indexed_N or [True] * len(scores_N))
 
     def item_vectors(self) -> torch.Tensor:
         return self.scores_N1
 
     def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.scores_N1, self.indexed_N
+        return self.scores_N1, self.known_N
 
     def user_vectors(self, vectors_BTV: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(lengths_B), 1)
