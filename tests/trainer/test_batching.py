@@ -146,11 +146,6 @@ def test_a_process_without_a_window_takes_part_and_counts_nothing():
     assert second.mask_BL.any()
 
 
-def test_a_batch_that_is_too_small_to_share_is_refused(sequences: Sequences):
-    with pytest.raises(ValueError, match="batch_size is 2, which cannot be shared among 3 devices"):
-        _windows(sequences, batch_size=2, world_size=3)
-
-
 def test_an_epoch_depends_on_its_number_alone(sequences: Sequences):
     onward, back = _windows(sequences, negatives=True), _windows(sequences, negatives=True)
     for _ in range(3):

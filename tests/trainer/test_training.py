@@ -86,10 +86,20 @@ def test_what_a_run_leaves_behind(tmp_path: Path, sequences: Sequences, sources:
     assert {"torch", "lightning-fabric"} <= summary["versions"].keys()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best.safetensors",
+        "checkpoint.safetensors",
         "config.json",
         "metrics.jsonl",
         "result.json",
+        "result.md",
+        "run.json",
+        "tensorboard",
     ]
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts.keys() == {"seed", "commit", "versions", "devices", "threads", "data"}
+    assert facts["data"]["interactions"] == sequences.digest
+    table = (tmp_path / "run/result.md").read_text()
+    assert table.startswith("# dmesr on sasrec, epoch ")
+    assert f"| test | {result.metrics['test']['sampled']['hr@10']:.4f} | " in table
 
 
 def test_the_model_that_is_kept_is_the_one_of_the_best_epoch(tmp_path: Path, sequences: Sequences, sources: Sources):

@@ -49,7 +49,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
+        return self._replace(
+            inputs_BL=self.inputs_BL.to(device),
+            targets_BL=self.targets_BL.to(device),
+            mask_BL=self.mask_BL.to(device),
+            negatives_BL=None if self.negatives_BL is None else self.negatives_BL.to(device),
+            hidden_BL=None if self.hidden_BL is None else self.hidden_BL.to(device),
+        )
 
     def part(self, rank: int, *, of: int) -> Batch:
         """The windows of one of the processes that share the batch.
@@ -62,8 +68,14 @@ class Batch(NamedTuple):
         counted = int(self.asked_BL[rows].sum())
         if not counted:  # the end of an epoch: this process takes part with something that counts nothing
             rows = slice(0, 1)
-        tensors = (part[rows] if isinstance(part, Tensor) else None for part in self[:-1])
-        return Batch(*tensors, weight=counted * of / int(self.asked_BL.sum()))
+        return Batch(
+            inputs_BL=self.inputs_BL[rows],
+            targets_BL=self.targets_BL[rows],
+            mask_BL=self.mask_BL[rows],
+            negatives_BL=None if self.negatives_BL is None else self.negatives_BL[rows],
+            hidden_BL=None if self.hidden_BL is None else self.hidden_BL[rows],
+            weight=counted * of / int(self.asked_BL.sum()),
+        )
 
 
 class Windows:
@@ -103,13 +115,8 @@ class Windows:
             world_size: How many they are.
 
         Raises:
-            ValueError: A batch has fewer windows than there are processes, or no negative can be drawn.
+            ValueError: No negative can be drawn.
         """
-        if batch_size < world_size:
-            raise ValueError(
-                f"optimiser.batch_size is {batch_size}, which cannot be shared among {world_size} devices; "
-                "use fewer devices or a larger batch"
-            )
         self._sequences, self._length, self._batch_size, self._random = sequences, max_history, batch_size, random
         self._seed, self._hiding, self._rank, self._world_size = seed, hiding, rank, world_size
         # A target needs an input before it.

@@ -143,6 +143,7 @@ class TrainConfig:
     dim: int = 128  # of one view: d
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda"
+    devices: int = 1  # processes that share every batch, one a device
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)

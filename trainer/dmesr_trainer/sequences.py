@@ -9,6 +9,7 @@ validation event.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -71,6 +72,14 @@ class Sequences:
     def n_items(self) -> int:
         """N: items with at least one event, held-out events included."""
         return len(self.item_ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all histories: whether two runs had the same data."""
+        digest = hashlib.sha256("\n".join((*self.item_ids, "", *self.user_ids)).encode())
+        for values in (self.events_E, self.starts_U1):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def lengths_U(self) -> NDArray[np.int64]:

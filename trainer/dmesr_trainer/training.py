@@ -1,34 +1,44 @@
-"""Trains one method and keeps what a run leaves behind.
-
-A run folder holds config.json, metrics.jsonl (a line an epoch), best.safetensors and result.json.
-"""
+"""Trains one method. What a run leaves behind is in `dmesr_trainer.run_folder`."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from dmesr_trainer import processes
 from dmesr_trainer.batching import Windows
-from dmesr_trainer.config import OptimiserConfig, TrainConfig
+from dmesr_trainer.checkpoint import Checkpoint
+from dmesr_trainer.checkpoint import read as read_checkpoint
+from dmesr_trainer.config import EvaluationConfig, OptimiserConfig, TrainConfig
 from dmesr_trainer.evaluation import Figures, evaluate, negatives
 from dmesr_trainer.models.build import build
 from dmesr_trainer.models.recommender import Recommender
+from dmesr_trainer.run_folder import Metrics, RunFolder
 from dmesr_trainer.sequences import Sequences
 from dmesr_trainer.sources import Sources
 
-_VERSIONS_OF = ("dmesr", "torch", "lightning-fabric", "numpy", "safetensors", "onnx", "onnxscript", "onnxruntime")
+_VERSIONS_OF = (
+    "dmesr",
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "safetensors",
+    "tensorboardX",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ def train(
     sequences: Sequences,
     sources: Sources | None,
     output: Path,
+    resume: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
@@ -123,145 +134,230 @@ def train(
         sequences: The histories.
         sources: The catalogue's vectors; None for methods that know items by their ids alone.
         output: The run folder; made where it is missing.
+        resume: Go on with the run that the folder holds, if it holds one. On a CPU with as many threads the figures are
+            those of a run that was never ended. Otherwise the folder's run is begun anew.
         on_epoch: Called after each epoch.
         on_step: Called after each batch with its number, from 1, and how many the epoch has at most.
 
     Raises:
-        ValueError: The settings do not fit the data.
+        ValueError: The settings do not fit the data, or the folder holds another run.
     """
     started = time.perf_counter()
     _check(sequences, config)
-    output.mkdir(parents=True, exist_ok=True)
-    _write_json(output / "config.json", config.to_dict())
-    torch.manual_seed(config.seed)
-    fabric = Fabric(accelerator=_accelerator(config.device), devices=1, precision=config.precision)
-    model = build(config, sequences=sequences, sources=sources).to(fabric.device)
-    pretraining = model.pretrain(seed=config.seed)
+    folder = RunFolder(output)
     history: list[EpochReport] = []
-    interrupted = False
-    best = output / "best.safetensors"
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        best.unlink(missing_ok=True)
-        run = _Run(config, sequences=sequences, model=model, fabric=fabric, on_step=on_step)
-        try:
-            with (output / "metrics.jsonl").open("w", encoding="utf-8") as lines:
-                _epochs(run, history=history, best=best, lines=lines, on_epoch=on_epoch)
-        except KeyboardInterrupt:
-            if not best.exists():
-                raise
-            interrupted = True
-        model.load_state_dict(load_file(best))
+    seconds_before, best_epoch, interrupted = 0.0, 0, False
+    model: Recommender | None = None
+    facts = _facts(config, sequences=sequences, sources=sources)
+    found = None
+    if resume:
+        found = folder.go_on(config, facts=facts)
+    else:
+        folder.begin(config, facts=facts)
+    if found is not None:
+        history += [EpochReport(**line) for line in found.kept["history"]]
+        seconds_before = found.kept["seconds"]
+    arguments = {
+        "config": config,
+        "sequences": sequences,
+        "sources": sources,
+        "checkpoint": folder.checkpoint if found is not None else None,
+        "history": history,
+    }
+    try:
+        with processes.fabrics(config, work=_work, arguments=arguments) as fabric:
+            model, pretraining = _prepare(fabric, config=config, sequences=sequences, sources=sources)
+            if _learns(model):
+                run = _Run(fabric, config=config, sequences=sequences, model=model, found=found, on_step=on_step)
+                _lead(run, folder=folder, history=history, before=seconds_before, on_epoch=on_epoch)
+    except KeyboardInterrupt:
+        if model is None or not folder.best.exists():
+            raise
+        interrupted = True
+    if _learns(model):
+        best_epoch = folder.load_best(model)
     model.eval()
     evaluations = {
         split: evaluate(model, sequences, split=split, config=config.evaluation) for split in ("valid", "test")
     }
-    lineage = Lineage(sources.recipe_id, sources.version, sources.digest) if sources else Lineage()
     result = TrainResult(
         model=model.cpu(),
         config=config,
         metrics={split: evaluation.figures for split, evaluation in evaluations.items()},
         test_ranks={"sampled": evaluations["test"].sampled_ranks_H, "full": evaluations["test"].full_ranks_H},
-        best_epoch=next((report.epoch for report in reversed(history) if report.is_best), 0),
+        best_epoch=best_epoch,
         history=tuple(history),
         pretraining=pretraining,
         interrupted=interrupted,
-        seconds=time.perf_counter() - started,
+        seconds=seconds_before + time.perf_counter() - started,
         item_ids=sequences.item_ids,
         train_counts_N=sequences.train_counts_N,
-        lineage=lineage,
+        lineage=_lineage(sources),
         output=output,
     )
-    _write_json(output / "result.json", _summary(result))
+    folder.write_result(_summary(result))
     return result
 
 
+def _prepare(
+    fabric: Fabric, *, config: TrainConfig, sequences: Sequences, sources: Sources | None
+) -> tuple[Recommender, dict[str, float]]:
+    torch.manual_seed(config.seed)
+    model = build(config, sequences=sequences, sources=sources).to(fabric.device)
+    return model, model.pretrain(seed=config.seed)
+
+
+def _learns(model: Recommender) -> bool:
+    """Whether it learns by steps."""
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _work(
+    fabric: Fabric,
+    *,
+    config: TrainConfig,
+    sequences: Sequences,
+    sources: Sources | None,
+    checkpoint: Path | None,
+    history: list[EpochReport],
+) -> None:
+    """What the processes beside the first one do."""
+    found = read_checkpoint(checkpoint) if checkpoint else None
+    model, _ = _prepare(fabric, config=config, sequences=sequences, sources=sources)
+    if not _learns(model):
+        return
+    run = _Run(fabric, config=config, sequences=sequences, model=model, found=found, on_step=None)
+    epoch = len(history)
+    while run.agree(False):
+        epoch += 1
+        run.epoch(epoch)
+
+
 class _Run:
-    """The moving parts of a training run."""
+    """The moving parts of a training run in one process."""
 
     def __init__(
         self,
-        config: TrainConfig,
+        fabric: Fabric,
         *,
+        config: TrainConfig,
         sequences: Sequences,
         model: Recommender,
-        fabric: Fabric,
+        found: Checkpoint | None,
         on_step: Callable[[int, int], None] | None,
     ) -> None:
         settings = config.optimiser
         self.config, self.sequences, self.model, self.fabric, self.on_step = config, sequences, model, fabric, on_step
-        self.windows = Windows.of(config, sequences)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        self.module, self.optimiser = fabric.setup(model, optimiser)
+        self.windows = Windows.of(config, sequences, rank=fabric.global_rank, world_size=fabric.world_size)
+        self.adam = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.module, self.optimiser = fabric.setup(model, self.adam)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, _learning_rate_share(settings, steps=settings.epochs * len(self.windows))
+            self.adam, _learning_rate_share(settings, steps=settings.epochs * len(self.windows))
         )
-        evaluation = config.evaluation
-        # Drawn once: every epoch, and every method at this seed, meets the same candidates.
-        self.negatives_HC = negatives(sequences, split="valid", count=evaluation.negatives, seed=evaluation.seed)
+        if found is not None:
+            found.restore(model=model, optimiser=self.adam, schedule=self.schedule)
 
-    def epoch(self) -> dict[str, float]:
+    def epoch(self, number: int) -> dict[str, float]:
         """One pass over the training events; the mean of each part of the loss."""
-        sums: dict[str, float] = {}
+        # All draws follow from the seed and the epoch, so that a run can go on from any epoch.
+        torch.manual_seed(_epoch_seed(self.config.seed, epoch=number, rank=self.fabric.global_rank))
+        sums: dict[str, Tensor] = {}
         batches = 0
         self.module.train()
-        for batches, batch in enumerate(self.windows.epoch(), start=1):
+        for batches, batch in enumerate(self.windows.epoch(number), start=1):
             loss = self.module(batch.to(self.fabric.device))
             self.optimiser.zero_grad(set_to_none=True)
-            self.fabric.backward(loss.total)
+            # The processes' gradients are averaged.
+            self.fabric.backward(loss.total * batch.weight)
             self.optimiser.step()
             self.schedule.step()
             for name, value in loss.parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+                sums[name] = sums.get(name, 0.0) + value.detach() * batch.weight
             if self.on_step:
                 self.on_step(batches, len(self.windows))
-        return {name: value / batches for name, value in sums.items()}
+        return {name: float(self.fabric.all_reduce(sums[name], reduce_op="mean")) / batches for name in sorted(sums)}
 
-    def validate(self) -> dict[str, Figures]:
-        """Figures on the validation events."""
-        return evaluate(
-            self.model,
-            self.sequences,
-            split="valid",
-            config=self.config.evaluation,
-            negatives_HC=self.negatives_HC,
-        ).figures
+    def agree(self, more: bool) -> bool:
+        """Whether the first process wants another epoch; all processes ask at once."""
+        wanted = torch.tensor(float(more and self.fabric.global_rank == 0), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(wanted, reduce_op="sum"))
 
 
-def _epochs(
+def _lead(
     run: _Run,
     *,
+    folder: RunFolder,
     history: list[EpochReport],
-    best: Path,
-    lines: TextIO,
+    before: float,
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> None:
-    settings = run.config.optimiser
+    """The epochs of the first process: it validates, writes, tells, and decides when to stop."""
+    began = time.perf_counter()
+    settings, evaluation = run.config.optimiser, run.config.evaluation
+    # Drawn once: every epoch, and every method at this seed, meets the same candidates.
+    negatives_HC = negatives(run.sequences, split="valid", count=evaluation.negatives, seed=evaluation.seed)
     best_value, best_epoch = -math.inf, 0
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        losses, valid = run.epoch(), run.validate()
-        value = valid["sampled"][f"ndcg@{run.config.evaluation.k}"]
-        is_best = value > best_value
-        if is_best:
-            best_value, best_epoch = value, epoch
-            _save(run.model, best)
-        report = EpochReport(
-            epoch=epoch,
-            epochs=settings.epochs,
-            losses=losses,
-            valid=valid,
-            is_best=is_best,
-            best_epoch=best_epoch,
-            learning_rate=run.schedule.get_last_lr()[0],
-            seconds=time.perf_counter() - started,
-        )
-        history.append(report)
-        lines.write(json.dumps(asdict(report)) + "\n")
-        lines.flush()
-        if on_epoch:
-            on_epoch(report)
-        if epoch - best_epoch >= settings.patience:
-            return
+    for report in history:
+        if report.is_best:
+            best_value, best_epoch = _chosen_by(report.valid, evaluation), report.epoch
+
+    def keep() -> None:
+        told = {"history": [asdict(one) for one in history], "seconds": before + time.perf_counter() - began}
+        folder.save_checkpoint(model=run.model, optimiser=run.adam, schedule=run.schedule, kept=told)
+
+    metrics, kept = Metrics(folder, history=history), bool(history)
+    try:
+        while run.agree(len(history) < settings.epochs and len(history) - best_epoch < settings.patience):
+            started, epoch = time.perf_counter(), len(history) + 1
+            losses = run.epoch(epoch)
+            valid = evaluate(
+                run.model, run.sequences, split="valid", config=evaluation, negatives_HC=negatives_HC
+            ).figures
+            if is_best := _chosen_by(valid, evaluation) > best_value:
+                best_value, best_epoch = _chosen_by(valid, evaluation), epoch
+                folder.save_best(run.model, epoch=epoch)
+            report = EpochReport(
+                epoch=epoch,
+                epochs=settings.epochs,
+                losses=losses,
+                valid=valid,
+                is_best=is_best,
+                best_epoch=best_epoch,
+                learning_rate=float(run.schedule.get_last_lr()[0]),
+                seconds=time.perf_counter() - started,
+            )
+            history.append(report)
+            metrics.add(report)
+            if kept := folder.checkpoint_is_due():
+                keep()
+            if on_epoch:
+                on_epoch(report)
+        if not kept:
+            keep()
+    finally:
+        metrics.close()
+
+
+def _chosen_by(valid: dict[str, Figures], evaluation: EvaluationConfig) -> float:
+    return valid["sampled"][f"ndcg@{evaluation.k}"]
+
+
+def _epoch_seed(seed: int, *, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0])
+
+
+def _facts(config: TrainConfig, *, sequences: Sequences, sources: Sources | None) -> dict[str, Any]:
+    lineage = _lineage(sources)
+    return {
+        "versions": versions(),
+        "devices": config.devices,
+        "threads": torch.get_num_threads(),
+        "data": {"interactions": sequences.digest, "recipe_id": lineage.recipe_id, "vectors": lineage.digest},
+    }
+
+
+def _lineage(sources: Sources | None) -> Lineage:
+    return Lineage(sources.recipe_id, sources.version, sources.digest) if sources else Lineage()
 
 
 def _check(sequences: Sequences, config: TrainConfig) -> None:
@@ -269,18 +365,11 @@ def _check(sequences: Sequences, config: TrainConfig) -> None:
         raise ValueError(f"none of the {sequences.n_users} users has 3 events or more, so nothing can be held out")
     if config.optimiser.epochs < 1:
         raise ValueError(f"optimiser.epochs is {config.optimiser.epochs}; at least one epoch is needed")
-
-
-def _accelerator(device: str) -> str:
-    match device:
-        case "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        case "cuda" if not torch.cuda.is_available():
-            raise ValueError("device 'cuda' was asked for, but PyTorch sees no GPU; use --device cpu or auto")
-        case "cpu" | "cuda":
-            return device
-        case _:
-            raise ValueError(f"unknown device {device!r}; choose auto, cpu or cuda")
+    if config.optimiser.batch_size < config.devices:
+        raise ValueError(
+            f"optimiser.batch_size is {config.optimiser.batch_size}, which cannot be shared among {config.devices} "
+            "devices; use fewer devices or a larger batch"
+        )
 
 
 def _learning_rate_share(settings: OptimiserConfig, *, steps: int) -> Callable[[int], float]:
@@ -291,16 +380,6 @@ def _learning_rate_share(settings: OptimiserConfig, *, steps: int) -> Callable[[
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
 
     return share
-
-
-def _save(model: Recommender, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
-    partial.replace(path)  # a kill never leaves half a checkpoint
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _summary(result: TrainResult) -> dict[str, Any]:
