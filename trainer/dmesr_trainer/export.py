@@ -149,7 +149,8 @@ def _export_graph(
             external_data=False,
             verbose=False,
         )
-    graph = program.model_proto
+    assert program is not None  # as it is with dynamo=True
+    graph: Any = program.model_proto
     # The exporter notes the source line behind each node, with paths of this machine.
     for node in graph.graph.node:
         del node.metadata_props[:]

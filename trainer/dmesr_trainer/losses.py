@@ -24,7 +24,9 @@ def softmax_loss(states_PV: Tensor, items_MV: Tensor, targets_P: Tensor) -> Tens
         The mean over targets.
     """
     with torch.autocast(states_PV.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(states_PV.float(), items_MV.float(), targets_P)
+        # PyTorch gives `apply` no types.
+        loss: Tensor = _LinearCrossEntropy.apply(states_PV.float(), items_MV.float(), targets_P)  # type: ignore[no-untyped-call]
+        return loss
 
 
 def candidate_chances(shares_M: Tensor, *, targets: int, drawn_share: float) -> Tensor:

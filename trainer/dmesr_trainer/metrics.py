@@ -18,7 +18,8 @@ def ranks(positives_U: NDArray[np.floating], others_UC: NDArray[np.floating]) ->
     """
     if np.isnan(positives_U).any() or np.isnan(others_UC).any():
         raise ValueError("the model gave NaN scores; lower the learning rate or check the embeddings for NaN")
-    return 1 + (others_UC >= positives_U[:, None]).sum(axis=1, dtype=np.int64)
+    ranks_U: NDArray[np.int64] = 1 + (others_UC >= positives_U[:, None]).sum(axis=1, dtype=np.int64)
+    return ranks_U
 
 
 def hit_rates(ranks_U: NDArray[np.int64], k: int = 10) -> NDArray[np.float64]:

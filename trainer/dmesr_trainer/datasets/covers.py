@@ -230,7 +230,7 @@ def _strips(canvas: _Canvas, colours: _Palette, rng: np.random.Generator) -> Non
     strip = int(rng.integers(4))
     while left < WIDTH_PX + 320:
         wide = rng.uniform(14, 46)
-        points = [
+        points: list[Point] = [
             (left, 0),
             (left + wide, 0),
             (left + wide + lean * _ART_PX, _ART_PX),

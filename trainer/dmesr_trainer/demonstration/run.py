@@ -113,7 +113,7 @@ def _train(
     client: dmesr.Client, sequences: Sequences, *, folder: Path, seed: int, epochs: int | None
 ) -> dict[str, TrainResult]:
     sources = fetch(client, item_ids=sequences.item_ids)
-    budget = _LARGE if sequences.n_items > _LARGE_ITEMS else _SMALL
+    budget: dict[str, Any] = dict(_LARGE if sequences.n_items > _LARGE_ITEMS else _SMALL)
     # A small catalogue of one's own may hold fewer unseen items than the protocol draws.
     fewest_unseen = sequences.n_items - int(sequences.lengths_U.max())
     budget |= {"evaluation__negatives": max(1, min(100, fewest_unseen))}

@@ -33,7 +33,8 @@ class Adapter(nn.Module):
 
     def forward(self, vectors_ND0: Tensor) -> Tensor:  # noqa: D102
         if not self.fold:
-            return self.second(self.first(vectors_ND0))
+            adapted_ND: Tensor = self.second(self.first(vectors_ND0))
+            return adapted_ND
         weight_DD0 = self.second.weight @ self.first.weight
         bias_D = torch.addmv(self.second.bias, self.second.weight, self.first.bias)
         return nn.functional.linear(vectors_ND0, weight_DD0, bias_D)

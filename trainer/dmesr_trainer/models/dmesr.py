@@ -77,7 +77,9 @@ class Dmesr(SequentialRecommender):
         return every if items_M is None else [values_N[items_M] for values_N in every]
 
     def semantics(self, items_M: Tensor | None) -> Tensor:  # noqa: D102
-        return self.encoder(self.semantics_inputs("prepared", items_M), self.semantics_inputs("present", items_M))
+        prepared, present = self.semantics_inputs("prepared", items_M), self.semantics_inputs("present", items_M)
+        semantic_MV: Tensor = self.encoder(prepared, present)
+        return semantic_MV
 
     @property
     def indexed_N(self) -> Tensor:  # noqa: D102
@@ -86,7 +88,9 @@ class Dmesr(SequentialRecommender):
     def fuse(self, views: tuple[Tensor, ...], lengths_B: Tensor) -> tuple[Tensor, ...]:  # noqa: D102
         if self.fusion is None:
             return views
-        return self.fusion(*views, lengths_B=lengths_B, causal=self.backbone.causal and not self.leaky)
+        causal = self.backbone.causal and not self.leaky
+        fused: tuple[Tensor, ...] = self.fusion(*views, lengths_B=lengths_B, causal=causal)
+        return fused
 
     def auxiliary_losses(self, items_M: Tensor) -> dict[str, Tensor]:
         """α · L_align between the anchor and each other coarse route (eq. 3), over the items of a batch."""

@@ -17,6 +17,8 @@ _INITIAL_STD = 0.02
 class IdPart(nn.Module):
     """The id tables, side by side as one vector of the item: coarse, fine, bias."""
 
+    none: Tensor
+
     def __init__(self, *, n_items: int, n_views: int, dim: int, config: IdConfig) -> None:
         """Builds it.
 

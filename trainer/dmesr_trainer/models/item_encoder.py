@@ -6,6 +6,7 @@ Shapes: N items, S sources, D0 an encoder's width, W a whitened source's width, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ class SourceEncoder(nn.Module):
 
     def forward(self, prepared_NW: Tensor, present_N: Tensor) -> Tensor:
         """The adapted vector; zeros, and no gradient, where the source is absent."""
-        return self.adapter(prepared_NW) * present_N[:, None]
+        adapted_ND: Tensor = self.adapter(prepared_NW)
+        return adapted_ND * present_N[:, None]
 
 
 class ItemEncoder(nn.Module):
@@ -77,7 +79,7 @@ class ItemEncoder(nn.Module):
     def prepare(self, vectors: Sequence[Tensor], present: Sequence[Tensor]) -> list[Tensor]:
         """`SourceEncoder.prepare` of each source."""
         return [
-            encoder.prepare(vectors_ND0, present_N)
+            cast(SourceEncoder, encoder).prepare(vectors_ND0, present_N)
             for encoder, vectors_ND0, present_N in zip(self.encoders, vectors, present, strict=True)
         ]
 
@@ -102,7 +104,8 @@ class ItemEncoder(nn.Module):
 
     def _coarse(self, routes: list[Tensor], present: Sequence[Tensor]) -> Tensor:
         if self.join is not None:
-            return self.join(torch.cat(routes, dim=1))
+            joined_ND: Tensor = self.join(torch.cat(routes, dim=1))
+            return joined_ND
         coarse_ND = routes[0]
         if self.form == "pooled":
             return torch.stack(routes).sum(0)
@@ -128,4 +131,5 @@ class ItemTower(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:  # noqa: D102
         vectors, present = inputs[::2], inputs[1::2]
-        return self.encoder(self.encoder.prepare(vectors, present), present)
+        vectors_NV: Tensor = self.encoder(self.encoder.prepare(vectors, present), present)
+        return vectors_NV

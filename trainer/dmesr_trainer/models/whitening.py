@@ -15,6 +15,9 @@ _LEAST_VARIANCE = 1e-6
 class Whitening(nn.Module):
     """x ↦ (x - μ)·P: the W strongest principal directions, each with variance 1 over the items of the fit."""
 
+    mean_D0: Tensor
+    project_D0W: Tensor
+
     def __init__(self, *, dim: int, width: int) -> None:
         """Builds it.
 

@@ -76,7 +76,6 @@ class Describer(Protocol):
         name: As in the configuration, for instance "vllm".
         is_mllm: False where no multimodal LLM makes the texts.
         model: The model and its revision.
-        engine: What runs it, with version; provenance only.
         routes: The routes that it can describe.
         recipe_routes: Those that its recipes have in any case; the others only where a job asks for them.
         generates: False where texts are only brought in: the pipeline then asks for none and keeps what is there.
@@ -87,12 +86,15 @@ class Describer(Protocol):
     name: str
     is_mllm: bool
     model: str
-    engine: str
     routes: tuple[str, ...]
     recipe_routes: tuple[str, ...]
     generates: bool
     picture_pixels: int | None
     window: Window
+
+    @property
+    def engine(self) -> str:
+        """What runs it, with version; provenance only."""
 
     async def start(self) -> None:
         """Loads what it needs. Called before the first `describe`; a second call does nothing.

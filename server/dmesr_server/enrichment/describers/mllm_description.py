@@ -178,7 +178,7 @@ class Description:
 
     def _excess(self, error: PromptTooLong, cut: Shortened | None, now: int, time: int) -> int:
         """Characters of the attributes that have to go, of those that there are now."""
-        least = max(16, math.ceil(now * min(_MOST_SHARE, _LEAST_SHARE * 2**time)))
+        least = max(16, math.ceil(now * min(_MOST_SHARE, _LEAST_SHARE * 2.0**time)))
         if not error.actual or not error.expected:
             return max(least, now // 2)
         turns = self.opening(self._request.attributes if cut is None else cut.attributes)

@@ -121,7 +121,7 @@ class SentenceTransformersEncoder:
             except ImportError as error:
                 why = f"a package that it needs is not installed ({error.name or error})"
                 raise model_files.unavailable(self.model, why, "pip install 'dmesr[server]'") from error
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers.utils.logging.disable_progress_bar()
         files = self._files
         if files.hub_name is not None:
             folder = model_files.from_hub(files.hub_name, revision=files.revision)

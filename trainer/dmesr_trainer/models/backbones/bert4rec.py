@@ -57,7 +57,8 @@ class Bert4Rec(Backbone):
         states_BLD = self.dropout(self.norm(inputs_BLD * self.scale + self.positions_LD[place_BL]))
         for block in self.blocks:
             states_BLD = block(states_BLD, lengths_B)
-        return self.project(states_BLD)
+        projected_BLD: Tensor = self.project(states_BLD)
+        return projected_BLD
 
 
 class _Block(nn.Module):
@@ -75,4 +76,5 @@ class _Block(nn.Module):
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4)
         met_BHLd = attend(q_BHLd, k_BHLd, v_BHLd, lengths_B=lengths_B, causal=False)
         states_BLD = self.norm_attention(states_BLD + self.dropout(self.out(met_BHLd.transpose(1, 2).flatten(2))))
-        return self.norm_feed(states_BLD + self.dropout(self.feed(states_BLD)))
+        fed_BLD: Tensor = self.norm_feed(states_BLD + self.dropout(self.feed(states_BLD)))
+        return fed_BLD

@@ -8,6 +8,7 @@ position predicts, not the last one's alone. Items are tied: what is read is wha
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,14 @@ class Gru4Rec(Backbone):
     def forward(self, inputs_BLD: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
         states_BLD = inputs_BLD * self.scale
         for layer in self.layers:
-            states_BLD = _run(layer, self.dropout(states_BLD))
-        return self.feed(self.dropout(states_BLD))
+            states_BLD = _run(cast(nn.GRU, layer), self.dropout(states_BLD))
+        fed_BLD: Tensor = self.feed(self.dropout(states_BLD))
+        return fed_BLD
 
 
 def _run(layer: nn.GRU, inputs_BLD: Tensor) -> Tensor:
     if not torch.compiler.is_exporting():
-        states_BLD, _ = layer(inputs_BLD)
+        states_BLD: Tensor = layer(inputs_BLD)[0]
         return states_BLD
     # Traced, nn.GRU becomes a loop over as many steps as the example has; ONNX has the recurrence as one operator.
     inputs_LBD = inputs_BLD.transpose(0, 1)

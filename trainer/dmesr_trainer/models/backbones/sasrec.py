@@ -51,7 +51,8 @@ class SasRec(Backbone):
         states_BLD = self.dropout(inputs_BLD * self.scale + self.positions_LD[place_BL])
         for block in self.blocks:
             states_BLD = block(states_BLD)
-        return self.norm(states_BLD)
+        normed_BLD: Tensor = self.norm(states_BLD)
+        return normed_BLD
 
 
 class _Block(nn.Module):
@@ -69,4 +70,5 @@ class _Block(nn.Module):
         # No dropout of the attention weights: it would rule out the fused kernels.
         met_BHLd = nn.functional.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd, is_causal=True)
         states_BLD = states_BLD + self.dropout(self.out(met_BHLd.transpose(1, 2).flatten(2)))
-        return states_BLD + self.dropout(self.feed(self.norm_feed(states_BLD)))
+        fed_BLD: Tensor = self.dropout(self.feed(self.norm_feed(states_BLD)))
+        return states_BLD + fed_BLD
