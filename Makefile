@@ -39,6 +39,9 @@ $(VLLM_VENV)/.installed: pyproject.toml requirements-vllm.txt constraints-vllm.t
 test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real vLLM with a tiny random model
 	$(VLLM_VENV)/bin/python -m pytest -c tests_vllm/pytest.ini --rootdir tests_vllm tests_vllm
 
+bench: $(VENV)/.installed $(VLLM_VENV)/.installed  ## speed and memory beside peers: benchmarks/results/*.json
+	$(BIN)/python -m benchmarks.enrichment --vllm-python $(VLLM_VENV)/bin/python $(if $(DATA),--data $(DATA))
+
 lint: $(VENV)/.installed proto-check  ## style, types, wire
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

