@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dmesr_trainer import typed_values
 from dmesr_trainer.baseline_config import (
     CooccurrenceConfig,
     CpmmConfig,
@@ -184,7 +185,7 @@ class TrainConfig:
         """A copy with some fields changed; "part__field" reaches into a part.
 
         Raises:
-            ValueError: A field is unknown.
+            ValueError: A field is unknown or a value has another type.
         """
         own = {key: value for key, value in changes.items() if "__" not in key}
         parts: dict[str, dict[str, Any]] = {}
@@ -196,10 +197,9 @@ class TrainConfig:
             known = getattr(self, part, None)
             if not dataclasses.is_dataclass(known):
                 raise ValueError(f"unknown setting {part!r}; the parts with settings are {', '.join(_parts(self))}")
-            _check_known(known, values, path=f"{part}.")
-            own[part] = dataclasses.replace(known, **values)  # type: ignore[type-var]
-        _check_known(self, own, path="")
-        return dataclasses.replace(self, **own)
+            checked = typed_values.check_fields(type(known), values, path=f"{part}.")
+            own[part] = dataclasses.replace(known, **checked)  # type: ignore[type-var]
+        return dataclasses.replace(self, **typed_values.check_fields(type(self), own))
 
     def without(self, *ablations: Ablation) -> TrainConfig:
         """The method less one of its parts (Table 3).
@@ -236,32 +236,13 @@ class TrainConfig:
         """The reverse of `to_dict`; what is left out has its default.
 
         Raises:
-            ValueError: A key is unknown.
+            ValueError: A key is unknown or a value has another type.
         """
-        return typing.cast(TrainConfig, _from_dict(cls, values, path=""))
+        return typing.cast(TrainConfig, typed_values.make(cls, values))
 
 
 def _parts(config: TrainConfig) -> list[str]:
     return [part.name for part in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, part.name))]
-
-
-def _check_known(of: Any, values: Mapping[str, Any], *, path: str) -> None:
-    known = {one.name for one in dataclasses.fields(of)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"unknown setting {path + unknown[0]!r}; known there: {', '.join(sorted(known))}")
-
-
-def _from_dict(kind: Any, values: Mapping[str, Any], *, path: str) -> Any:
-    types = typing.get_type_hints(kind)
-    _check_known(kind, values, path=path)
-    made = {}
-    for key, value in values.items():
-        if dataclasses.is_dataclass(types[key]):
-            made[key] = _from_dict(types[key], value, path=f"{path}{key}.")
-        else:
-            made[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**made)
 
 
 # What a backbone needs to learn well, the same for every method on it.
@@ -274,7 +255,7 @@ _BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
 BACKBONES = tuple(_BACKBONE_PRESETS)
 
 # What all learn with, so that comparisons are fair: the same windows, loss, bias, steps and width of an item's vector.
-_SHARED = {"optimiser__batch_size": 64, "loss__candidates": 1024}
+_SHARED = {"optimiser__batch_size": 64, "optimiser__learning_rate": 3e-4, "loss__candidates": 1024}
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "dmesr": {**_SHARED, "dim": 64, "sources__coarse_form": "pooled", "ids__dropout": 0.2},
