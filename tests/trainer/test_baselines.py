@@ -66,15 +66,17 @@ def test_methods_are_sorted_by_what_they_need():
 def test_every_method_trains_on_every_backbone(
     method: str, backbone: str, tmp_path: Path, sequences: Sequences, sources: Sources
 ):
+    # One epoch of random masks says little of the next.
     result = train(
-        config=_config(method, backbone, optimiser__learning_rate=0.01),
+        config=_config(method, backbone, optimiser__learning_rate=0.01, optimiser__epochs=12, backbone__dropout=0.0),
         sequences=sequences,
         sources=_with_reflect(sources),
         output=tmp_path,
     )
     assert (result.model.method, result.model.backbone_name) == (method, backbone)
     losses = [report.losses for report in result.history]
-    assert losses[1]["recommend"] < losses[0]["recommend"]
+    recommend = [loss["recommend"] for loss in losses]
+    assert np.mean(recommend[-3:]) < np.mean(recommend[:3])
     assert np.isfinite([value for loss in losses for value in loss.values()]).all()
     expected = {"recommend", "contrast", "shift", "cooccurrence"} if method == "cpmm" else {"recommend"}
     assert expected <= losses[0].keys()
