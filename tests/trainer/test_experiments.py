@@ -22,7 +22,7 @@ from dmesr.cli import main
 from dmesr_trainer import metrics
 from dmesr_trainer.datasets import load
 from running_server import RunningServer
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 SMALL = ("--budget", "2", "--backbones", "sasrec", "--device", "cpu")
 TINY = ("--set", "dim=8", "--set", "backbone.max_history=8", "--set", "backbone.layers=1", "--set", "fusion.heads=1")

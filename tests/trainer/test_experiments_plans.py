@@ -136,6 +136,9 @@ def test_a_users_own_search_space(tmp_path: Path):
         "dmesr": {"alignment__weight": spaces.Range(0.01, 1.0)},
     }
     assert spaces.read(None) == {}
+    path.write_text('{"dmsr": {"dim": [3]}}')
+    with pytest.raises(ValueError, match=r"'dmsr' is neither 'shared' nor a method"):
+        spaces.read(path)
     path.write_text('{"dmesr": {"dim": 3}}')
     with pytest.raises(ValueError, match=r"space.json is no search space"):
         spaces.read(path)

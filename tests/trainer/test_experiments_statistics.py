@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from dmesr_trainer.experiments.statistics import holm, mean_interval, paired
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 
 def test_interval_by_hand():

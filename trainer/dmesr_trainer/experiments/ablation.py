@@ -193,7 +193,7 @@ def _variant(setup: Setup, arm: Arm) -> dict[str, Any]:
 
 
 def _notes(chosen: Sequence[Arm]) -> list[str]:
-    notes = ["Every row is compared with the whole method on its backbone; below 0 means that the part helps."]
+    notes = ["Every row is compared with the whole method on its backbone; below 0 it is worse than the whole method."]
     if any(arm.method.startswith("step") for arm in chosen):
         notes.append(
             f"The steps begin at `{AS_PRINTED}` and put in one addition after the other; after the last one it is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from dmesr_trainer.experiments.measured import Row
 from dmesr_trainer.experiments.vectors import Vectors
@@ -164,10 +165,29 @@ def _legend(rows: Sequence[Row]) -> str:
 
 
 def _with_a_real_one(command: str) -> str:
+    catalog = _value(command, "--catalog")
+    where = f" --catalog {catalog}" if catalog else ""
+    again = _without(command, "--recipes" if "--recipes" in command else "--recipe")
+    if "--recipes" in command:
+        again += " --recipes qwen-3b,qwen-7b"
+        other = f"    # the same with Qwen2.5-VL-7B (docs/mllms.md) as --recipe qwen-7b{where}\n"
+    else:
+        again += " --recipe qwen-3b"
+        other = ""
     return (
-        "No multimodal LLM made these texts. With a real one, on a machine with a GPU:\n\n"
+        "No multimodal LLM is known to have made these texts. With a real one, on a machine with a GPU:\n\n"
         "    pip install '.[vllm]'\n"
         "    dmesr-cli serve --describer vllm &\n"
-        "    dmesr-cli enrich start --recipe qwen-3b\n"
-        f"    {command} --recipe qwen-3b"
+        f"    dmesr-cli enrich start --recipe qwen-3b{where}\n"
+        f"{other}    {again}"
     )
+
+
+def _value(command: str, option: str) -> str:
+    words = command.split()
+    return next((value for name, value in pairwise(words) if name == option), "")
+
+
+def _without(command: str, option: str) -> str:
+    value = _value(command, option)
+    return command.replace(f" {option} {value}", "") if value else command

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from dmesr.cli.console import say
 from matplotlib.figure import Figure
 
 from dmesr_trainer.experiments import markdown, provenance
@@ -110,6 +111,7 @@ def write(report: Report, setup: Setup) -> dict[str, Any]:
         vectors=report.vectors,
     )
     write_text(folder / "table.md", text)
+    say(f"table.md, results.json and all else are in {folder}")
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmesr_trainer.config import FLOORS
+from dmesr_trainer.config import FLOORS, METHODS
 from dmesr_trainer.experiments.ablation import flat
 from dmesr_trainer.experiments.arms import OURS, Setup
 
@@ -121,6 +121,8 @@ def read(path: Path | None) -> dict[str, dict[str, Choice | Range]]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if unknown := sorted(set(values) - {"shared", *METHODS}):
+            raise ValueError(f"{unknown[0]!r} is neither 'shared' nor a method")
         return {
             method: {name.replace(".", "__"): _choice(value) for name, value in settings.items()}
             for method, settings in values.items()

@@ -115,7 +115,7 @@ def run(
             rows=found_rows,
             measured=measured,
             vectors=[setup.vectors] if setup.vectors else [],
-            notes=_notes(searches),
+            notes=[*_notes(searches), *_chosen(measured)],
             figure=lambda title: _figure(found_rows, grids, title),
             sections=[_validation(measured), *map(_search_section, searches)],
             further={
@@ -163,6 +163,19 @@ def _notes(searches: Sequence[Search]) -> list[str]:
             f"Free searches: {len(searches[0].trials)} trials for each method, the preset among them, one seed, by "
             "the sampled validation NDCG alone; what was found was then run with all seeds. Every trial is in "
             "results.json (`searches`)."
+        )
+    return notes
+
+
+def _chosen(measured: Sequence[Measured]) -> list[str]:
+    """The value of each grid that validation would choose."""
+    notes = []
+    for backbone, group in dict.fromkeys((one.arm.backbone, one.arm.group) for one in measured if one.arm.group):
+        lines = [_valid_row(one) for one in measured if (one.arm.backbone, one.arm.group) == (backbone, group)]
+        metric = next(name for name in lines[0] if name.startswith("ndcg@"))
+        best = max(lines, key=lambda line: line[metric])
+        notes.append(
+            f"{group} on {backbone}: validation chooses {best['method']} ({metric.upper()} {best[metric]:.4f})."
         )
     return notes
 
