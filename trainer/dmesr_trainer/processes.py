@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import ClusterEnvironment
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from dmesr_trainer.config import TrainConfig
@@ -115,7 +115,8 @@ def _end_with_parent() -> None:
 
 def _joined(rank: int, port: int, accelerator: str, config: TrainConfig) -> Fabric:
     # Some methods leave parameters out of some steps, and buffers are the catalogue's vectors: too much to send around.
-    strategy = DDPStrategy(find_unused_parameters=True, **{_SYNC_BUFFERS: False})
+    further: dict[str, Any] = {"find_unused_parameters": True, _SYNC_BUFFERS: False}
+    strategy = DDPStrategy(**further)
     fabric = Fabric(
         accelerator=accelerator,
         devices=config.devices,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -275,7 +275,9 @@ class _Run:
                 sums[name] = sums.get(name, 0.0) + value.detach() * batch.weight
             if self.on_step:
                 self.on_step(batches, len(self.windows))
-        return {name: float(self.fabric.all_reduce(sums[name], reduce_op="mean")) / batches for name in sorted(sums)}
+        # Of a tensor it makes a tensor; its type allows for collections too.
+        means = {name: cast(Tensor, self.fabric.all_reduce(sums[name], reduce_op="mean")) for name in sorted(sums)}
+        return {name: float(mean) / batches for name, mean in means.items()}
 
     def agree(self, more: bool) -> bool:
         """Whether the first process wants another epoch; all processes ask at once."""

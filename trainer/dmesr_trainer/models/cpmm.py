@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 

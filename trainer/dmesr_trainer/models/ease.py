@@ -24,9 +24,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
-from scipy.linalg import lapack  # type: ignore[import-untyped]
-from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
+from scipy import sparse
+from scipy.linalg import lapack
+from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from dmesr_trainer.config import TrainConfig

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
