@@ -7,7 +7,7 @@ import pytest
 import tiny_artefact
 from dmesr_server.serving import index, towers
 from dmesr_server.serving.artefact import load
-from dmesr_server.serving.recommender import RankedList, ServedModel, Settings, recommend
+from dmesr_server.serving.recommender import RankedList, ServedModel, Settings, Strategy, recommend
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +67,7 @@ def test_scores_and_shares_by_hand(model: ServedModel):
     assert [(s.item_id, s.score) for s in ranked.items] == [("d", 8.75), ("new", 4.25), ("c", 2.0)]
     assert ranked.items[0].shares == {"coarse": 2.75, "fine": 6.0, "bias": 0.0}
     assert [s.is_new for s in ranked.items] == [False, True, False]
-    assert not ranked.by_popularity
+    assert ranked.strategy is Strategy.MODEL
     assert ranked.unknown_item_ids == ()
 
 
@@ -92,7 +92,7 @@ def test_a_batch_gives_what_single_calls_give(model: ServedModel):
         (alone,) = recommend(model, [history], settings)
         assert _ids(alone) == _ids(ranked)
         assert [s.score for s in alone.items] == pytest.approx([s.score for s in ranked.items], abs=1e-5)
-        assert alone.by_popularity == ranked.by_popularity
+        assert alone.strategy == ranked.strategy
 
 
 def test_seen_allow_and_deny_come_before_the_best_k(model: ServedModel):
@@ -113,7 +113,7 @@ def test_unknown_ids_are_skipped_and_reported_once(model: ServedModel):
 @pytest.mark.parametrize("history", [[], ["x", "y"]])
 def test_without_a_known_history_popular_items_come_equal_counts_by_id(model: ServedModel, history: list[str]):
     (ranked,) = recommend(model, [history], Settings(k=4, deny=["d"]))
-    assert ranked.by_popularity
+    assert ranked.strategy is Strategy.POPULARITY
     assert [(s.item_id, s.score, s.shares, s.is_new) for s in ranked.items] == [
         ("a", 9.0, {}, False),
         ("b", 4.0, {}, False),

@@ -12,6 +12,7 @@ else:
 from builtins import (
     bool,
     bytes,
+    float,
     int,
     str,
     type,
@@ -377,3 +378,144 @@ class DeleteModelResponse(Message):
     def __init__(
         self,
     ) -> None: ...
+
+@final
+class Alias(Message):
+    """A name that points to a model."""
+
+    DESCRIPTOR: Descriptor
+
+    NAME_FIELD_NUMBER: int
+    MODEL_FIELD_NUMBER: int
+    UPDATE_TIME_FIELD_NUMBER: int
+    SPLIT_FIELD_NUMBER: int
+    name: str
+    """The alias."""
+    model: str
+    """The model that it points to, "name:version"."""
+    @property
+    def update_time(self) -> Timestamp:
+        """Since when it points there."""
+
+    @property
+    def split(self) -> TrafficSplit:
+        """Who answers some of its calls; absent when it answers all."""
+
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        model: str = ...,
+        update_time: Timestamp | None = ...,
+        split: TrafficSplit | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["split", b"split", "update_time", b"update_time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["model", b"model", "name", b"name", "split", b"split", "update_time", b"update_time"]) -> None: ...
+
+@final
+class TrafficSplit(Message):
+    """A share of an alias's calls that another alias answers."""
+
+    DESCRIPTOR: Descriptor
+
+    OTHER_ALIAS_FIELD_NUMBER: int
+    SHARE_FIELD_NUMBER: int
+    UPDATE_TIME_FIELD_NUMBER: int
+    other_alias: str
+    """The alias that answers them. Its own split, if any, is not followed."""
+    share: float
+    """The share, above 0 and at most 1."""
+    @property
+    def update_time(self) -> Timestamp:
+        """Since when it is so."""
+
+    def __init__(
+        self,
+        *,
+        other_alias: str = ...,
+        share: float = ...,
+        update_time: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["update_time", b"update_time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["other_alias", b"other_alias", "share", b"share", "update_time", b"update_time"]) -> None: ...
+
+@final
+class ListAliasesRequest(Message):
+    """Which catalog's aliases."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog"]) -> None: ...
+
+@final
+class ListAliasesResponse(Message):
+    """The aliases by name."""
+
+    DESCRIPTOR: Descriptor
+
+    ALIASES_FIELD_NUMBER: int
+    @property
+    def aliases(self) -> RepeatedCompositeFieldContainer[Alias]:
+        """The aliases."""
+
+    def __init__(
+        self,
+        *,
+        aliases: Iterable[Alias] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["aliases", b"aliases"]) -> None: ...
+
+@final
+class SplitTrafficRequest(Message):
+    """How to split the calls to an alias."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    ALIAS_FIELD_NUMBER: int
+    OTHER_ALIAS_FIELD_NUMBER: int
+    SHARE_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    alias: str
+    """The alias that is called; "production" when empty."""
+    other_alias: str
+    """The alias that answers the share. May be empty when the share is 0."""
+    share: float
+    """The share of calls that it answers, 0 to 1. A larger share keeps the units that it has and takes in more."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        alias: str = ...,
+        other_alias: str = ...,
+        share: float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["alias", b"alias", "catalog", b"catalog", "other_alias", b"other_alias", "share", b"share"]) -> None: ...
+
+@final
+class SplitTrafficResponse(Message):
+    """The alias as it is now."""
+
+    DESCRIPTOR: Descriptor
+
+    ALIAS_FIELD_NUMBER: int
+    @property
+    def alias(self) -> Alias:
+        """The alias."""
+
+    def __init__(
+        self,
+        *,
+        alias: Alias | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["alias", b"alias"]) -> bool: ...
+    def ClearField(self, field_name: Literal["alias", b"alias"]) -> None: ...

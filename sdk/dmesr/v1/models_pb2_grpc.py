@@ -45,6 +45,16 @@ class ModelServiceStub(object):
                 request_serializer=dmesr_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_models__pb2.DeleteModelResponse.FromString,
                 )
+        self.ListAliases = channel.unary_unary(
+                '/dmesr.v1.ModelService/ListAliases',
+                request_serializer=dmesr_dot_v1_dot_models__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_models__pb2.ListAliasesResponse.FromString,
+                )
+        self.SplitTraffic = channel.unary_unary(
+                '/dmesr.v1.ModelService/SplitTraffic',
+                request_serializer=dmesr_dot_v1_dot_models__pb2.SplitTrafficRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_models__pb2.SplitTrafficResponse.FromString,
+                )
 
 
 class ModelServiceServicer(object):
@@ -93,6 +103,20 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAliases(self, request, context):
+        """Lists the catalog's aliases by name, each with its model and how its traffic is split.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitTraffic(self, request, context):
+        """Lets another alias answer a share of the calls to an alias, to compare two models; a share of 0 ends that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +149,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=dmesr_dot_v1_dot_models__pb2.DeleteModelRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_models__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=dmesr_dot_v1_dot_models__pb2.ListAliasesRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_models__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'SplitTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitTraffic,
+                    request_deserializer=dmesr_dot_v1_dot_models__pb2.SplitTrafficRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_models__pb2.SplitTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -236,5 +270,39 @@ class ModelService(object):
         return grpc.experimental.unary_unary(request, target, '/dmesr.v1.ModelService/DeleteModel',
             dmesr_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
             dmesr_dot_v1_dot_models__pb2.DeleteModelResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.ModelService/ListAliases',
+            dmesr_dot_v1_dot_models__pb2.ListAliasesRequest.SerializeToString,
+            dmesr_dot_v1_dot_models__pb2.ListAliasesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SplitTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.ModelService/SplitTraffic',
+            dmesr_dot_v1_dot_models__pb2.SplitTrafficRequest.SerializeToString,
+            dmesr_dot_v1_dot_models__pb2.SplitTrafficResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

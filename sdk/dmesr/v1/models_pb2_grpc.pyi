@@ -17,6 +17,8 @@ from dmesr.v1.models_pb2 import (
     DeleteModelResponse,
     GetModelRequest,
     GetModelResponse,
+    ListAliasesRequest,
+    ListAliasesResponse,
     ListModelsRequest,
     ListModelsResponse,
     PromoteModelRequest,
@@ -25,6 +27,8 @@ from dmesr.v1.models_pb2 import (
     PublishModelResponse,
     RollbackModelRequest,
     RollbackModelResponse,
+    SplitTrafficRequest,
+    SplitTrafficResponse,
 )
 from grpc import (
     Channel,
@@ -92,6 +96,18 @@ class ModelServiceStub:
     ]
     """Deletes a model that no alias points to, with its adapted vectors."""
 
+    ListAliases: UnaryUnaryMultiCallable[
+        ListAliasesRequest,
+        ListAliasesResponse,
+    ]
+    """Lists the catalog's aliases by name, each with its model and how its traffic is split."""
+
+    SplitTraffic: UnaryUnaryMultiCallable[
+        SplitTrafficRequest,
+        SplitTrafficResponse,
+    ]
+    """Lets another alias answer a share of the calls to an alias, to compare two models; a share of 0 ends that."""
+
 class ModelServiceAsyncStub:
     """Publishes models and moves aliases."""
 
@@ -130,6 +146,18 @@ class ModelServiceAsyncStub:
         DeleteModelResponse,
     ]
     """Deletes a model that no alias points to, with its adapted vectors."""
+
+    ListAliases: UnaryUnaryMultiCallable[
+        ListAliasesRequest,
+        ListAliasesResponse,
+    ]
+    """Lists the catalog's aliases by name, each with its model and how its traffic is split."""
+
+    SplitTraffic: UnaryUnaryMultiCallable[
+        SplitTrafficRequest,
+        SplitTrafficResponse,
+    ]
+    """Lets another alias answer a share of the calls to an alias, to compare two models; a share of 0 ends that."""
 
 class ModelServiceServicer(metaclass=ABCMeta):
     """Publishes models and moves aliases."""
@@ -181,5 +209,21 @@ class ModelServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[DeleteModelResponse, Awaitable[DeleteModelResponse]]:
         """Deletes a model that no alias points to, with its adapted vectors."""
+
+    @abstractmethod
+    def ListAliases(
+        self,
+        request: ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> Union[ListAliasesResponse, Awaitable[ListAliasesResponse]]:
+        """Lists the catalog's aliases by name, each with its model and how its traffic is split."""
+
+    @abstractmethod
+    def SplitTraffic(
+        self,
+        request: SplitTrafficRequest,
+        context: _ServicerContext,
+    ) -> Union[SplitTrafficResponse, Awaitable[SplitTrafficResponse]]:
+        """Lets another alias answer a share of the calls to an alias, to compare two models; a share of 0 ends that."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: Union[Server, Server]) -> None: ...

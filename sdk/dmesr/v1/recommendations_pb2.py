@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from dmesr.v1 import items_pb2 as dmesr_dot_v1_dot_items__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64mesr/v1/recommendations.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\"w\n\x11RecommendSettings\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x14\n\x0cinclude_seen\x18\x02 \x01(\x08\x12\x16\n\x0e\x61llow_item_ids\x18\x03 \x03(\t\x12\x15\n\rdeny_item_ids\x18\x04 \x03(\t\x12\x12\n\nattributes\x18\x05 \x03(\t\"\x1b\n\x07History\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\xce\x01\n\x0eRecommendation\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x34\n\x06shares\x18\x03 \x03(\x0b\x32$.dmesr.v1.Recommendation.SharesEntry\x12\'\n\nattributes\x18\x04 \x03(\x0b\x32\x13.dmesr.v1.Attribute\x12\x0e\n\x06is_new\x18\x05 \x01(\x08\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x87\x01\n\x12RecommendationList\x12\x31\n\x0frecommendations\x18\x01 \x03(\x0b\x32\x18.dmesr.v1.Recommendation\x12$\n\x08strategy\x18\x02 \x01(\x0e\x32\x12.dmesr.v1.Strategy\x12\x18\n\x10unknown_item_ids\x18\x03 \x03(\t\"\x85\x01\n\x10RecommendRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\"\n\x07history\x18\x03 \x01(\x0b\x32\x11.dmesr.v1.History\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.dmesr.v1.RecommendSettings\"N\n\x11RecommendResponse\x12*\n\x04list\x18\x01 \x01(\x0b\x32\x1c.dmesr.v1.RecommendationList\x12\r\n\x05model\x18\x02 \x01(\t\"\x8c\x01\n\x15\x42\x61tchRecommendRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\thistories\x18\x03 \x03(\x0b\x32\x11.dmesr.v1.History\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.dmesr.v1.RecommendSettings\"T\n\x16\x42\x61tchRecommendResponse\x12+\n\x05lists\x18\x01 \x03(\x0b\x32\x1c.dmesr.v1.RecommendationList\x12\r\n\x05model\x18\x02 \x01(\t*Q\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTRATEGY_MODEL\x10\x01\x12\x17\n\x13STRATEGY_POPULARITY\x10\x02\x32\xb2\x01\n\x15RecommendationService\x12\x44\n\tRecommend\x12\x1a.dmesr.v1.RecommendRequest\x1a\x1b.dmesr.v1.RecommendResponse\x12S\n\x0e\x42\x61tchRecommend\x12\x1f.dmesr.v1.BatchRecommendRequest\x1a .dmesr.v1.BatchRecommendResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64mesr/v1/recommendations.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\"\xa1\x01\n\x11RecommendSettings\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x14\n\x0cinclude_seen\x18\x02 \x01(\x08\x12\x16\n\x0e\x61llow_item_ids\x18\x03 \x03(\t\x12\x15\n\rdeny_item_ids\x18\x04 \x03(\t\x12\x12\n\nattributes\x18\x05 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\x12\x18\n\x10\x66\x61llback_item_id\x18\x07 \x01(\t\"\x1b\n\x07History\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\xce\x01\n\x0eRecommendation\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x34\n\x06shares\x18\x03 \x03(\x0b\x32$.dmesr.v1.Recommendation.SharesEntry\x12\'\n\nattributes\x18\x04 \x03(\x0b\x32\x13.dmesr.v1.Attribute\x12\x0e\n\x06is_new\x18\x05 \x01(\x08\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x87\x01\n\x12RecommendationList\x12\x31\n\x0frecommendations\x18\x01 \x03(\x0b\x32\x18.dmesr.v1.Recommendation\x12$\n\x08strategy\x18\x02 \x01(\x0e\x32\x12.dmesr.v1.Strategy\x12\x18\n\x10unknown_item_ids\x18\x03 \x03(\t\"\x96\x01\n\x10RecommendRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\"\n\x07history\x18\x03 \x01(\x0b\x32\x11.dmesr.v1.History\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.dmesr.v1.RecommendSettings\x12\x0f\n\x07unit_id\x18\x05 \x01(\t\"]\n\x11RecommendResponse\x12*\n\x04list\x18\x01 \x01(\x0b\x32\x1c.dmesr.v1.RecommendationList\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\"\x9d\x01\n\x15\x42\x61tchRecommendRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12$\n\thistories\x18\x03 \x03(\x0b\x32\x11.dmesr.v1.History\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.dmesr.v1.RecommendSettings\x12\x0f\n\x07unit_id\x18\x05 \x01(\t\"c\n\x16\x42\x61tchRecommendResponse\x12+\n\x05lists\x18\x01 \x03(\x0b\x32\x1c.dmesr.v1.RecommendationList\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t*g\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTRATEGY_MODEL\x10\x01\x12\x17\n\x13STRATEGY_POPULARITY\x10\x02\x12\x14\n\x10STRATEGY_SIMILAR\x10\x03\x32\xb2\x01\n\x15RecommendationService\x12\x44\n\tRecommend\x12\x1a.dmesr.v1.RecommendRequest\x1a\x1b.dmesr.v1.RecommendResponse\x12S\n\x0e\x42\x61tchRecommend\x12\x1f.dmesr.v1.BatchRecommendRequest\x1a .dmesr.v1.BatchRecommendResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,26 +24,26 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_RECOMMENDATION_SHARESENTRY']._options = None
   _globals['_RECOMMENDATION_SHARESENTRY']._serialized_options = b'8\001'
-  _globals['_STRATEGY']._serialized_start=1008
-  _globals['_STRATEGY']._serialized_end=1089
-  _globals['_RECOMMENDSETTINGS']._serialized_start=66
-  _globals['_RECOMMENDSETTINGS']._serialized_end=185
-  _globals['_HISTORY']._serialized_start=187
-  _globals['_HISTORY']._serialized_end=214
-  _globals['_RECOMMENDATION']._serialized_start=217
-  _globals['_RECOMMENDATION']._serialized_end=423
-  _globals['_RECOMMENDATION_SHARESENTRY']._serialized_start=378
-  _globals['_RECOMMENDATION_SHARESENTRY']._serialized_end=423
-  _globals['_RECOMMENDATIONLIST']._serialized_start=426
-  _globals['_RECOMMENDATIONLIST']._serialized_end=561
-  _globals['_RECOMMENDREQUEST']._serialized_start=564
-  _globals['_RECOMMENDREQUEST']._serialized_end=697
-  _globals['_RECOMMENDRESPONSE']._serialized_start=699
-  _globals['_RECOMMENDRESPONSE']._serialized_end=777
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=780
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=920
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=922
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1006
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1092
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1270
+  _globals['_STRATEGY']._serialized_start=1115
+  _globals['_STRATEGY']._serialized_end=1218
+  _globals['_RECOMMENDSETTINGS']._serialized_start=67
+  _globals['_RECOMMENDSETTINGS']._serialized_end=228
+  _globals['_HISTORY']._serialized_start=230
+  _globals['_HISTORY']._serialized_end=257
+  _globals['_RECOMMENDATION']._serialized_start=260
+  _globals['_RECOMMENDATION']._serialized_end=466
+  _globals['_RECOMMENDATION_SHARESENTRY']._serialized_start=421
+  _globals['_RECOMMENDATION_SHARESENTRY']._serialized_end=466
+  _globals['_RECOMMENDATIONLIST']._serialized_start=469
+  _globals['_RECOMMENDATIONLIST']._serialized_end=604
+  _globals['_RECOMMENDREQUEST']._serialized_start=607
+  _globals['_RECOMMENDREQUEST']._serialized_end=757
+  _globals['_RECOMMENDRESPONSE']._serialized_start=759
+  _globals['_RECOMMENDRESPONSE']._serialized_end=852
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=855
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1012
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1014
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1113
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1221
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1399
 # @@protoc_insertion_point(module_scope)

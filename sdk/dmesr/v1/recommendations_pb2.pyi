@@ -59,6 +59,8 @@ class _StrategyEnumTypeWrapper(_EnumTypeWrapper[_Strategy.ValueType], type):
     """The model's own scores."""
     STRATEGY_POPULARITY: _Strategy.ValueType  # 2
     """The history was empty or wholly unknown: popular items, by the counts of the training data."""
+    STRATEGY_SIMILAR: _Strategy.ValueType  # 3
+    """The history was empty or wholly unknown: items near to `fallback_item_id`, by the cosine of the model's vectors."""
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
     """How a list came to be."""
@@ -69,6 +71,8 @@ STRATEGY_MODEL: Strategy.ValueType  # 1
 """The model's own scores."""
 STRATEGY_POPULARITY: Strategy.ValueType  # 2
 """The history was empty or wholly unknown: popular items, by the counts of the training data."""
+STRATEGY_SIMILAR: Strategy.ValueType  # 3
+"""The history was empty or wholly unknown: items near to `fallback_item_id`, by the cosine of the model's vectors."""
 
 @final
 class RecommendSettings(Message):
@@ -81,10 +85,20 @@ class RecommendSettings(Message):
     ALLOW_ITEM_IDS_FIELD_NUMBER: int
     DENY_ITEM_IDS_FIELD_NUMBER: int
     ATTRIBUTES_FIELD_NUMBER: int
+    FILTER_FIELD_NUMBER: int
+    FALLBACK_ITEM_ID_FIELD_NUMBER: int
     k: int
     """How many; 10 when 0, at most `max_k` (GetServerInfo)."""
     include_seen: bool
     """Do not leave out the items of the history. They are left out by default."""
+    filter: str
+    """Only items whose attributes meet this, for instance `genres has "Comedy" and year >= 1990` (docs/filters.md); every
+    item when empty. Like the lists above it is applied before the best k are chosen: k come whenever k exist.
+    """
+    fallback_item_id: str
+    """The item that the user looks at. When the history is empty or wholly unknown, items near to it come instead of
+    popular ones; itself never does.
+    """
     @property
     def allow_item_ids(self) -> RepeatedScalarFieldContainer[str]:
         """Only among these items, when not empty."""
@@ -105,8 +119,10 @@ class RecommendSettings(Message):
         allow_item_ids: Iterable[str] | None = ...,
         deny_item_ids: Iterable[str] | None = ...,
         attributes: Iterable[str] | None = ...,
+        filter: str = ...,
+        fallback_item_id: str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["allow_item_ids", b"allow_item_ids", "attributes", b"attributes", "deny_item_ids", b"deny_item_ids", "include_seen", b"include_seen", "k", b"k"]) -> None: ...
+    def ClearField(self, field_name: Literal["allow_item_ids", b"allow_item_ids", "attributes", b"attributes", "deny_item_ids", b"deny_item_ids", "fallback_item_id", b"fallback_item_id", "filter", b"filter", "include_seen", b"include_seen", "k", b"k"]) -> None: ...
 
 @final
 class History(Message):
@@ -216,10 +232,15 @@ class RecommendRequest(Message):
     MODEL_FIELD_NUMBER: int
     HISTORY_FIELD_NUMBER: int
     SETTINGS_FIELD_NUMBER: int
+    UNIT_ID_FIELD_NUMBER: int
     catalog: str
     """The catalog; "default" when empty."""
     model: str
     """The alias, name or "name:version"; "production" when empty."""
+    unit_id: str
+    """The user or session. Where the alias's traffic is split (SplitTraffic), the same unit is always answered by the same
+    side; without one each call is dealt out anew.
+    """
     @property
     def history(self) -> History:
         """The user's history."""
@@ -235,9 +256,10 @@ class RecommendRequest(Message):
         model: str = ...,
         history: History | None = ...,
         settings: RecommendSettings | None = ...,
+        unit_id: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["history", b"history", "settings", b"settings"]) -> bool: ...
-    def ClearField(self, field_name: Literal["catalog", b"catalog", "history", b"history", "model", b"model", "settings", b"settings"]) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "history", b"history", "model", b"model", "settings", b"settings", "unit_id", b"unit_id"]) -> None: ...
 
 @final
 class RecommendResponse(Message):
@@ -247,8 +269,13 @@ class RecommendResponse(Message):
 
     LIST_FIELD_NUMBER: int
     MODEL_FIELD_NUMBER: int
+    ALIAS_FIELD_NUMBER: int
     model: str
     """The model that answered, "name:version"."""
+    alias: str
+    """The alias that answered: the one asked for, or the other one where its traffic is split. Empty when the request
+    named a model.
+    """
     @property
     def list(self) -> RecommendationList:
         """The list."""
@@ -258,9 +285,10 @@ class RecommendResponse(Message):
         *,
         list: RecommendationList | None = ...,
         model: str = ...,
+        alias: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["list", b"list"]) -> bool: ...
-    def ClearField(self, field_name: Literal["list", b"list", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: Literal["alias", b"alias", "list", b"list", "model", b"model"]) -> None: ...
 
 @final
 class BatchRecommendRequest(Message):
@@ -272,10 +300,13 @@ class BatchRecommendRequest(Message):
     MODEL_FIELD_NUMBER: int
     HISTORIES_FIELD_NUMBER: int
     SETTINGS_FIELD_NUMBER: int
+    UNIT_ID_FIELD_NUMBER: int
     catalog: str
     """The catalog; "default" when empty."""
     model: str
     """The alias, name or "name:version"; "production" when empty."""
+    unit_id: str
+    """As in RecommendRequest; one for the whole call."""
     @property
     def histories(self) -> RepeatedCompositeFieldContainer[History]:
         """The histories, at most `max_histories_per_call` (GetServerInfo)."""
@@ -291,9 +322,10 @@ class BatchRecommendRequest(Message):
         model: str = ...,
         histories: Iterable[History] | None = ...,
         settings: RecommendSettings | None = ...,
+        unit_id: str = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["settings", b"settings"]) -> bool: ...
-    def ClearField(self, field_name: Literal["catalog", b"catalog", "histories", b"histories", "model", b"model", "settings", b"settings"]) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "histories", b"histories", "model", b"model", "settings", b"settings", "unit_id", b"unit_id"]) -> None: ...
 
 @final
 class BatchRecommendResponse(Message):
@@ -303,8 +335,11 @@ class BatchRecommendResponse(Message):
 
     LISTS_FIELD_NUMBER: int
     MODEL_FIELD_NUMBER: int
+    ALIAS_FIELD_NUMBER: int
     model: str
     """The model that answered, "name:version"."""
+    alias: str
+    """The alias that answered, as in RecommendResponse."""
     @property
     def lists(self) -> RepeatedCompositeFieldContainer[RecommendationList]:
         """The lists."""
@@ -314,5 +349,6 @@ class BatchRecommendResponse(Message):
         *,
         lists: Iterable[RecommendationList] | None = ...,
         model: str = ...,
+        alias: str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["lists", b"lists", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: Literal["alias", b"alias", "lists", b"lists", "model", b"model"]) -> None: ...

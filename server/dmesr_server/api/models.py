@@ -67,6 +67,14 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         """Deletes a model that no alias points to."""
         return await asyncio.to_thread(self._delete, request)
 
+    async def ListAliases(self, request: pb.ListAliasesRequest, context: _Context) -> pb.ListAliasesResponse:
+        """Lists the aliases."""
+        return await asyncio.to_thread(self._aliases, request)
+
+    async def SplitTraffic(self, request: pb.SplitTrafficRequest, context: _Context) -> pb.SplitTrafficResponse:
+        """Lets another alias answer a share of the calls."""
+        return await asyncio.to_thread(self._split, request)
+
     def _check_target(self, first: pb.PublishModelRequest) -> str:
         row, _ = self._parts.catalog(first.catalog)
         validation.new_name("name", first.name)
@@ -143,3 +151,28 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         model = self._control.models.resolve(row.name, request.model)
         publishing.delete(model, control=self._control, store=self._parts.store, live=self._parts.live)
         return pb.DeleteModelResponse()
+
+    def _aliases(self, request: pb.ListAliasesRequest) -> pb.ListAliasesResponse:
+        row, _ = self._parts.catalog(request.catalog)
+        splits = {split.alias: split for split in self._control.splits.list(row.name)}
+        aliases = self._control.aliases.list(row.name)
+        return pb.ListAliasesResponse(aliases=[translation.alias(one, splits.get(one.alias)) for one in aliases])
+
+    def _split(self, request: pb.SplitTrafficRequest) -> pb.SplitTrafficResponse:
+        row, _ = self._parts.catalog(request.catalog)
+        if not 0 <= request.share <= 1:  # NaN is not either
+            raise invalid_field("share", f"must lie between 0 and 1, got {request.share}")
+        alias = self._control.aliases.resolve(row.name, validation.alias_name(request.alias))
+        split = None
+        if request.share == 0:
+            self._control.splits.end(row.name, alias.alias)
+        else:
+            validation.required(other_alias=request.other_alias)
+            if request.other_alias == alias.alias:
+                raise invalid_field(
+                    "other_alias", f"must be another alias than {alias.alias!r}, which it is split from"
+                )
+            other = self._control.aliases.resolve(row.name, request.other_alias)
+            split = self._control.splits.set(row.name, alias.alias, other.alias, request.share)
+        self._parts.live.forget_aliases(catalog=row.name)
+        return pb.SplitTrafficResponse(alias=translation.alias(alias, split))

@@ -10,15 +10,21 @@ from dmesr.v1 import admin_pb2, errors_pb2, items_pb2, models_pb2, recommendatio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmesr_server.config import LimitsConfig
-from dmesr_server.control import CatalogRow, ModelRow
+from dmesr_server.control import AliasRow, CatalogRow, ModelRow, SplitRow
 from dmesr_server.errors import ServiceError
-from dmesr_server.serving.recommender import RankedList
+from dmesr_server.serving.recommender import RankedList, Strategy
 from dmesr_server.store import StoredItem, TableStats
 
 OUTCOMES: Mapping[str, items_pb2.RowOutcome.ValueType] = {
     "inserted": items_pb2.ROW_OUTCOME_INSERTED,
     "updated": items_pb2.ROW_OUTCOME_UPDATED,
     "unchanged": items_pb2.ROW_OUTCOME_UNCHANGED,
+}
+
+_STRATEGIES: Mapping[Strategy, recommendations_pb2.Strategy.ValueType] = {
+    Strategy.MODEL: recommendations_pb2.STRATEGY_MODEL,
+    Strategy.POPULARITY: recommendations_pb2.STRATEGY_POPULARITY,
+    Strategy.SIMILAR: recommendations_pb2.STRATEGY_SIMILAR,
 }
 
 
@@ -126,6 +132,20 @@ def model(row: ModelRow, *, items_adapted: int) -> models_pb2.Model:
     )
 
 
+def alias(row: AliasRow, split: SplitRow | None) -> models_pb2.Alias:
+    """An alias and who answers some of its calls."""
+    return models_pb2.Alias(
+        name=row.alias,
+        model=row.ref,
+        update_time=timestamp(row.update_time),
+        split=None
+        if split is None
+        else models_pb2.TrafficSplit(
+            other_alias=split.other_alias, share=split.share, update_time=timestamp(split.update_time)
+        ),
+    )
+
+
 def recommendation_list(
     ranked: RankedList, stored: Mapping[str, StoredItem], wanted: Sequence[str]
 ) -> recommendations_pb2.RecommendationList:
@@ -141,9 +161,7 @@ def recommendation_list(
             )
             for scored in ranked.items
         ],
-        strategy=(
-            recommendations_pb2.STRATEGY_POPULARITY if ranked.by_popularity else recommendations_pb2.STRATEGY_MODEL
-        ),
+        strategy=_STRATEGIES[ranked.strategy],
         unknown_item_ids=ranked.unknown_item_ids,
     )
 

@@ -10,6 +10,7 @@ from .leases import Lease
 from .models import AliasRow, ModelRow, ModelState
 from .pins import PinRow
 from .recipes import DescriptionRecipeRow, RecipeRow
+from .splits import SplitRow
 
 __all__ = [
     "AliasRow",
@@ -24,4 +25,5 @@ __all__ = [
     "ModelState",
     "PinRow",
     "RecipeRow",
+    "SplitRow",
 ]

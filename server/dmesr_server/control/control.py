@@ -9,10 +9,11 @@ from .leases import Leases
 from .models import Aliases, Models
 from .pins import Pins
 from .recipes import Recipes
+from .splits import Splits
 
 
 class Control:
-    """Catalogs, recipes, jobs, leases, models, aliases and pins. Safe for any thread; processes may share one."""
+    """Catalogs, recipes, jobs, leases, models, aliases, splits, pins. Safe for any thread; processes may share one."""
 
     def __init__(self, url: str):
         """Prepares connections; call :meth:`migrate` before anything else.
@@ -30,6 +31,7 @@ class Control:
         self.leases = Leases(database=self._database)
         self.models = Models(database=self._database)
         self.aliases = Aliases(database=self._database)
+        self.splits = Splits(database=self._database)
         self.pins = Pins(database=self._database)
 
     def migrate(self) -> None:

@@ -151,6 +151,16 @@ alias_history = sa.Table(
     sqlite_autoincrement=True,
 )
 
+alias_splits = sa.Table(
+    "alias_splits",
+    metadata,
+    sa.Column("catalog", sa.String(63), primary_key=True),
+    sa.Column("alias", sa.String(63), primary_key=True),
+    sa.Column("other_alias", sa.String(63), nullable=False),
+    sa.Column("share", sa.Double, nullable=False),  # of the calls to `alias`; above 0
+    sa.Column("update_time", UtcDateTime, nullable=False),
+)
+
 pins = sa.Table(
     "pins",
     metadata,
@@ -167,6 +177,7 @@ pins = sa.Table(
 
 #: Tables whose rows belong to a catalog and go with it.
 OF_A_CATALOG = (
+    alias_splits,
     alias_history,
     aliases,
     models,

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
 from dmesr_server.serving.artefact import LearnedItems
+
+_GROUP = 64  # scores of which only the best is looked at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,17 @@ class ItemIndex:
     def __len__(self) -> int:
         """How many items it holds."""
         return len(self.ids)
+
+    @cached_property
+    def arrow_ids(self) -> pa.LargeStringArray:
+        """The ids for Arrow's functions."""
+        return pa.array(self.ids, pa.large_string())
+
+    @cached_property
+    def inverse_norms_N(self) -> np.ndarray:
+        """1 over the length of each vector, float32; 0 for a vector of zeros, which is near to nothing."""
+        lengths_N = np.sqrt(np.einsum("nv,nv->n", self.vectors_NV, self.vectors_NV))
+        return np.divide(1, lengths_N, out=np.zeros_like(lengths_N), where=lengths_N > 0)
 
     def rows_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """The rows of those items that the index holds, in the order given; int64."""
@@ -84,14 +99,30 @@ def best(scores_C: np.ndarray, k: int) -> np.ndarray:
     Returns:
         int64 [min(k, scores above -inf)].
     """
-    k = min(k, len(scores_C))
-    if k == 0:
+    if min(k, len(scores_C)) == 0:
         return np.zeros(0, np.int64)
+    hopeful = _hopeful(scores_C, k)
+    scores_H = scores_C if hopeful is None else scores_C[hopeful]
+    k = min(k, len(scores_H))
     # argpartition alone would choose arbitrarily among scores equal to the k-th: take those by position instead.
-    kth = scores_C[np.argpartition(-scores_C, k - 1)[k - 1]]
-    above = np.flatnonzero(scores_C > kth)
-    equal = np.flatnonzero(scores_C == kth)[: k - len(above)]
+    kth = scores_H[np.argpartition(scores_H, len(scores_H) - k)[len(scores_H) - k]]
+    above = np.flatnonzero(scores_H > kth)
+    equal = np.flatnonzero(scores_H == kth)[: k - len(above)]
     chosen = np.concatenate([above, equal])
-    chosen = chosen[np.isfinite(scores_C[chosen])]
-    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_C[chosen]))]
-    return ranked
+    chosen = chosen[np.isfinite(scores_H[chosen])]
+    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_H[chosen]))]
+    return ranked if hopeful is None else hopeful[ranked]
+
+
+def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
+    """The positions that can be among the best k, ascending; None where looking for them does not pay.
+
+    Of any k groups, each holds a score at least as high as the k-th best group's best; so what is below that is out.
+    Groups are every q-th position: their best is then found by comparing whole rows, at the speed of the memory.
+    """
+    groups = len(scores_C) // _GROUP
+    if groups < 4 * k:
+        return None
+    bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
+    bound = np.partition(bests_Q, groups - k)[groups - k]
+    return np.flatnonzero(scores_C >= bound) if bound > -np.inf else None

@@ -16,9 +16,13 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.filters import CatalogAttributes
 from dmesr_server.serving import towers
 from dmesr_server.serving.artefact import LearnedItems, load
+from dmesr_server.serving.candidates import FilterMasks
 from dmesr_server.serving.index import ItemIndex, build
 from dmesr_server.serving.recommender import ServedModel
+from dmesr_server.serving.routing import Routes, not_ready, takes_other_side
 from dmesr_server.store import AdaptedTable, Store
+
+__all__ = ["LiveModels", "ModelKey", "Routed", "not_ready"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,9 +52,11 @@ class ModelKey:
 
 
 @dataclass(frozen=True)
-class _Resolved:
-    row: ModelRow
-    until: float  # seconds, monotonic
+class Routed:
+    """Who answers a call."""
+
+    model: ServedModel
+    alias: str  # the alias that answers; empty where the call names a model
 
 
 class LiveModels:
@@ -58,6 +64,7 @@ class LiveModels:
 
     Attributes:
         attributes: What filters are asked of; it follows the items with the models.
+        masks: What filters made of the indexes.
     """
 
     def __init__(self, *, store: Store, control: Control, config: ServingConfig):
@@ -65,31 +72,46 @@ class LiveModels:
         self._store = store
         self._control = control
         self._config = config
-        self._lock = threading.Lock()  # guards the three dicts; never held while anything is read
+        self.masks = FilterMasks(attributes=self.attributes)
+        self._routes = Routes(control=control, poll_seconds=config.poll_seconds)
+        self._lock = threading.Lock()  # guards the dicts; never held while anything is read
         self._served: dict[ModelKey, ServedModel] = {}
         self._used: dict[ModelKey, float] = {}
-        self._resolved: dict[tuple[str, str], _Resolved] = {}
         self._loading: dict[ModelKey, threading.Lock] = {}
 
-    def get(self, *, catalog: str, ref: str) -> ServedModel:
+    def get(self, *, catalog: str, ref: str, unit_id: str = "") -> Routed:
         """The model to answer with.
 
         Args:
             catalog: The catalog.
             ref: An alias, a name or `name:version`.
+            unit_id: Whose call it is, where an alias's traffic is split.
 
         Raises:
             ServiceError: CATALOG_NOT_FOUND, MODEL_NOT_FOUND, MODEL_NOT_READY, or what the store raises.
         """
-        row = self._resolve(catalog, ref)
+        route = self._routes.get(catalog=catalog, ref=ref)
+        if route.split is not None and takes_other_side(route.split, unit_id):
+            route = self._routes.get(catalog=catalog, ref=route.split.other_alias)
+        return Routed(model=self._held(route.row) or self._load(route.row), alias=route.alias)
+
+    def held(self, *, catalog: str, ref: str, unit_id: str = "") -> Routed | None:
+        """As :meth:`get`, where nothing has to be read for it; None otherwise. Never blocks."""
+        route = self._routes.known(catalog=catalog, ref=ref)
+        if route is not None and route.split is not None and takes_other_side(route.split, unit_id):
+            route = self._routes.known(catalog=catalog, ref=route.split.other_alias)
+        model = None if route is None else self._held(route.row)
+        return None if route is None or model is None else Routed(model=model, alias=route.alias)
+
+    def _held(self, row: ModelRow) -> ServedModel | None:
         key = ModelKey.of(row)
         with self._lock:
             self._used[key] = time.monotonic()
-            served = self._served.get(key)
-        return served or self._load(row)
+            return self._served.get(key)
 
     def refresh(self) -> None:
         """Looks for models to load, to read again and to let go of; a fault of one model does not touch the others."""
+        self._routes.refresh()
         live = {ModelKey.of(row): row for row in self._control.models.live()}
         aliased = {key: row for key, row in live.items() if row.aliases}
         with self._lock:
@@ -126,22 +148,8 @@ class LiveModels:
         self.forget_aliases(catalog=catalog)
 
     def forget_aliases(self, *, catalog: str) -> None:
-        """Looks up every reference anew: an alias has moved."""
-        with self._lock:
-            self._resolved = {place: found for place, found in self._resolved.items() if place[0] != catalog}
-
-    def _resolve(self, catalog: str, ref: str) -> ModelRow:
-        now = time.monotonic()
-        with self._lock:
-            known = self._resolved.get((catalog, ref))
-        if known is not None and now < known.until:
-            return known.row
-        row = self._control.models.resolve(catalog, ref)
-        if row.state != "READY":
-            raise not_ready(row)
-        with self._lock:
-            self._resolved[catalog, ref] = _Resolved(row, now + self._config.poll_seconds)
-        return row
+        """Looks up every reference anew: an alias has moved, or its split has changed."""
+        self._routes.forget(catalog=catalog)
 
     def _load(self, row: ModelRow) -> ServedModel:
         key = ModelKey.of(row)
@@ -203,15 +211,6 @@ class LiveModels:
             action()
         except ServiceError as error:
             _LOG.warning("model %s of catalog %s: %s", key.ref, key.catalog, error.message)
-
-
-def not_ready(row: ModelRow) -> ServiceError:
-    """A model that cannot answer yet, or that failed."""
-    ref = row.ref
-    why = "its items are still being adapted; wait until GetModel says READY"
-    if row.state == "FAILED":
-        why = "its adaptation failed; GetModel tells why"
-    return ServiceError("MODEL_NOT_READY", f"model {ref} is not ready: {why}", model=ref, state=row.state)
 
 
 def _read_index(table: AdaptedTable, learned: LearnedItems) -> ItemIndex:

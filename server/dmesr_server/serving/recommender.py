@@ -1,22 +1,36 @@
 """Recommends: histories → user vectors → the exact best k items, wholly by one version of one model.
 
-Shapes: N items of the index, C candidates, B histories of one block, T positions, V width of the model's vectors.
+Shapes: N items of the index, C candidates, B questions of one block, T positions, V width of the model's vectors,
+W views, R items recommended in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 
 import numpy as np
 
 from dmesr_server.serving.artefact import Artefact
+from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.index import ItemIndex, best
 from dmesr_server.serving.popularity import popular
 from dmesr_server.serving.towers import UserTower
 
 _BLOCK_BYTES = 64 * 1024 * 1024  # of scores or of padded histories held at a time
 _BLOCK_ROWS = 256
+#: Candidates fewer than this share of the index are scored by themselves: copying their vectors costs less then.
+_FEW = 1 / 32
+
+
+class Strategy(Enum):
+    """How a list came to be."""
+
+    MODEL = "MODEL"
+    POPULARITY = "POPULARITY"
+    SIMILAR = "SIMILAR"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +50,20 @@ class ServedModel:
         """`name:version`."""
         return f"{self.name}:{self.version}"
 
+    @cached_property
+    def view_names(self) -> tuple[str, ...]:
+        """The views in the manifest's order."""
+        return tuple(view.name for view in self.artefact.manifest.views)
+
+    @cached_property
+    def views_VW(self) -> np.ndarray:
+        """1 where a view holds a place of the vector, float32: the shares of a score are one product with it."""
+        views = self.artefact.manifest.views
+        views_VW = np.zeros((self.artefact.manifest.vector_dim, len(views)), np.float32)
+        for place, view in enumerate(views):
+            views_VW[view.start : view.stop, place] = 1
+        return views_VW
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,12 +74,24 @@ class Settings:
         exclude_seen: Leave out the items of the history.
         allow: Only these items; no such limit when empty.
         deny: Never these items.
+        candidates: What a filter lets through of the model's index; None without a filter.
+        fallback_item_id: The item whose neighbours stand in for an empty history; popular items where it is empty.
     """
 
     k: int
     exclude_seen: bool = True
     allow: Collection[str] = ()
     deny: Collection[str] = ()
+    candidates: Candidates | None = None
+    fallback_item_id: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user has interacted with, oldest first, and how to recommend. Ids that the index lacks are skipped."""
+
+    history: Sequence[str]
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -69,67 +109,148 @@ class RankedList:
     """The answer to one history."""
 
     items: tuple[Scored, ...]
-    by_popularity: bool
+    strategy: Strategy
     unknown_item_ids: tuple[str, ...]
 
 
 def recommend(model: ServedModel, histories: Sequence[Sequence[str]], settings: Settings) -> list[RankedList]:
-    """Recommends for each history.
+    """Recommends for each history by the same settings; see :func:`answer`."""
+    return answer(model, [Question(history, settings) for history in histories])
+
+
+def answer(model: ServedModel, questions: Sequence[Question]) -> list[RankedList]:
+    """Answers questions, each by its own settings, with one run of the user tower and one matrix product a block.
 
     Args:
         model: The version that answers.
-        histories: Item ids, oldest first. Ids that the index lacks are skipped and reported.
-        settings: How to recommend.
+        questions: Any number.
 
     Returns:
-        One list for each history, in order. Popularity answers for a history of which nothing is known.
+        One list for each question, in order. Where nothing of a history is known, neighbours of the fallback item or
+        popular items answer.
 
     Raises:
         ServiceError: INVALID_ARTEFACT when the user tower fails on these histories.
     """
-    index = model.index
-    candidates_C = np.unique(index.rows_of(settings.allow)) if settings.allow else None
-    vectors_CV = index.vectors_NV if candidates_C is None else index.vectors_NV[candidates_C]
-    denied = index.rows_of(settings.deny)
-    known = [index.rows_of(history) for history in histories]
-    limit = model.artefact.manifest.max_history
-    block = _block_rows(model, positions=min(limit, max((len(rows) for rows in known), default=0)))
-
-    answers: list[RankedList | None] = [None] * len(histories)
-    with_history = [place for place, rows in enumerate(known) if len(rows)]
-    for start in range(0, len(with_history), block):
-        places = with_history[start : start + block]
-        users_BV = _users(model, [known[place][-limit:] for place in places])
-        scores_BC = users_BV @ vectors_CV.T
-        for place, user_V, scores_C in zip(places, users_BV, scores_BC, strict=True):
-            excluded = _excluded(known[place], denied, settings)
-            scores_C[_positions(excluded, candidates_C)] = -np.inf
-            chosen = best(scores_C, settings.k)
-            rows = chosen if candidates_C is None else candidates_C[chosen]
-            answers[place] = RankedList(
-                items=tuple(_scored(model, user_V, rows, scores_C[chosen])),
-                by_popularity=False,
-                unknown_item_ids=_unknown(index, histories[place]),
-            )
-    for place, history in enumerate(histories):
-        if answers[place] is None:
-            # Nothing of the history is in the index, so nothing seen could come back.
-            rows = popular(index, k=settings.k, candidates_C=candidates_C, excluded=denied)
-            answers[place] = RankedList(
-                items=tuple(
-                    Scored(index.ids[row], float(index.counts_N[row]), {}, is_new=bool(index.counts_N[row] == 0))
-                    for row in rows
-                ),
-                by_popularity=True,
-                unknown_item_ids=_unknown(index, history),
-            )
-    return [answer for answer in answers if answer is not None]
+    plans = [_plan(model, place, question) for place, question in enumerate(questions)]
+    answers: dict[int, RankedList] = {}
+    for block in _blocks(model, [plan for plan in plans if plan.strategy is not Strategy.POPULARITY]):
+        answers |= _by_vectors(model, block)
+    for plan in plans:
+        if plan.strategy is Strategy.POPULARITY:
+            answers[plan.place] = _by_popularity(model, plan)
+    return [answers[place] for place in range(len(questions))]
 
 
-def _block_rows(model: ServedModel, *, positions: int) -> int:
-    """How many histories to work on at a time, so that neither scores nor padded histories take much memory."""
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be done for one question."""
+
+    place: int
+    question: Question
+    strategy: Strategy
+    rows_T: np.ndarray  # that the query is made of: the history's last known items, or the one to find neighbours of
+    rows_C: np.ndarray | None  # to choose from, ascending; None for all of the index
+    allowed_N: np.ndarray | None  # where rows_C would be many: what may be chosen
+    excluded: np.ndarray  # rows never to return
+
+
+def _plan(model: ServedModel, place: int, question: Question) -> _Plan:
+    index, settings = model.index, question.settings
+    known = index.rows_of(question.history)
+    excluded = index.rows_of(settings.deny)
+    if settings.exclude_seen:
+        excluded = np.concatenate([excluded, known])
+    strategy, rows_T = Strategy.MODEL, known[-model.artefact.manifest.max_history :]
+    if not len(known):
+        looked_at = index.rows_of([settings.fallback_item_id])
+        strategy, rows_T = (Strategy.SIMILAR if len(looked_at) else Strategy.POPULARITY), looked_at
+        excluded = np.concatenate([excluded, looked_at])
+    rows_C, allowed_N = None, None
+    if settings.candidates is not None:
+        rows_C, allowed_N = settings.candidates.rows_C, settings.candidates.allowed_N
+    if settings.allow:
+        rows_C = np.unique(index.rows_of(settings.allow))
+        if allowed_N is not None:
+            rows_C = rows_C[allowed_N[rows_C]]
+    elif rows_C is not None and len(rows_C) > _FEW * len(index):
+        rows_C = None  # the mask does
+    return _Plan(place, question, strategy, rows_T, rows_C, allowed_N, excluded)
+
+
+def _blocks(model: ServedModel, plans: Sequence[_Plan]) -> Iterator[Sequence[_Plan]]:
+    """So many questions at a time that neither scores nor padded histories take much memory."""
+    positions = max((len(plan.rows_T) for plan in plans), default=0)
     row_bytes: int = 4 * max(len(model.index), positions * model.index.vectors_NV.shape[1], 1)
-    return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row_bytes))
+    rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row_bytes))
+    for start in range(0, len(plans), rows):
+        yield plans[start : start + rows]
+
+
+def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedList]:
+    index = model.index
+    queries_BV = _queries(model, plans)
+    of_all = [row for row, plan in enumerate(plans) if plan.rows_C is None]
+    # Nothing is copied where every question is asked of the whole index, which is the usual case.
+    scores = iter((queries_BV if len(of_all) == len(plans) else queries_BV[of_all]) @ index.vectors_NV.T)
+    rows, found = [], []
+    for row, plan in enumerate(plans):
+        scores_C = next(scores) if plan.rows_C is None else index.vectors_NV[plan.rows_C] @ queries_BV[row]
+        if plan.strategy is Strategy.SIMILAR:
+            scores_C *= index.inverse_norms_N if plan.rows_C is None else index.inverse_norms_N[plan.rows_C]
+        if plan.rows_C is None and plan.allowed_N is not None:
+            np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
+        scores_C[_positions(plan.excluded, plan.rows_C)] = -np.inf
+        chosen = best(scores_C, plan.question.settings.k)
+        rows.append(chosen if plan.rows_C is None else plan.rows_C[chosen])
+        found.append(scores_C[chosen])
+    shares = iter(_shares(model, queries_BV, plans, rows).tolist())
+    return {
+        plan.place: RankedList(
+            items=tuple(
+                Scored(
+                    item_id=index.ids[row],
+                    score=score,
+                    shares=dict(zip(model.view_names, next(shares), strict=True)),
+                    is_new=count == 0,
+                )
+                for row, score, count in zip(
+                    rows_K.tolist(), scores_K.tolist(), index.counts_N[rows_K].tolist(), strict=True
+                )
+            ),
+            strategy=plan.strategy,
+            unknown_item_ids=_unknown(index, plan.question.history),
+        )
+        for plan, rows_K, scores_K in zip(plans, rows, found, strict=True)
+    }
+
+
+def _by_popularity(model: ServedModel, plan: _Plan) -> RankedList:
+    index = model.index
+    rows_C = plan.rows_C if plan.rows_C is not None or plan.allowed_N is None else np.flatnonzero(plan.allowed_N)
+    rows = popular(index, k=plan.question.settings.k, candidates_C=rows_C, excluded=plan.excluded)
+    counts = index.counts_N[rows].tolist()
+    return RankedList(
+        items=tuple(
+            Scored(index.ids[row], float(count), {}, is_new=count == 0)
+            for row, count in zip(rows.tolist(), counts, strict=True)
+        ),
+        strategy=Strategy.POPULARITY,
+        unknown_item_ids=_unknown(index, plan.question.history),
+    )
+
+
+def _queries(model: ServedModel, plans: Sequence[_Plan]) -> np.ndarray:
+    """The vector of each question, float32 [B, V]: the user's, or the direction of the item to find neighbours of."""
+    index = model.index
+    queries_BV = np.empty((len(plans), index.vectors_NV.shape[1]), np.float32)
+    of_users = [row for row, plan in enumerate(plans) if plan.strategy is Strategy.MODEL]
+    if of_users:
+        queries_BV[of_users] = _users(model, [plans[row].rows_T for row in of_users])
+    for row, plan in enumerate(plans):
+        if plan.strategy is Strategy.SIMILAR:
+            queries_BV[row] = (index.vectors_NV[plan.rows_T] * index.inverse_norms_N[plan.rows_T, None])[0]
+    return queries_BV
 
 
 def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -138,10 +259,6 @@ def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     for place, row in enumerate(rows):
         vectors_BTV[place, : len(row)] = model.index.vectors_NV[row]
     return model.user_tower.run(vectors_BTV, lengths_B)
-
-
-def _excluded(seen: np.ndarray, denied: np.ndarray, settings: Settings) -> np.ndarray:
-    return np.concatenate([seen, denied]) if settings.exclude_seen else denied
 
 
 def _positions(rows: np.ndarray, candidates_C: np.ndarray | None) -> np.ndarray:
@@ -157,19 +274,19 @@ def _positions(rows: np.ndarray, candidates_C: np.ndarray | None) -> np.ndarray:
     return found
 
 
-def _scored(model: ServedModel, user_V: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> list[Scored]:
+def _shares(
+    model: ServedModel, queries_BV: np.ndarray, plans: Sequence[_Plan], rows: Sequence[np.ndarray]
+) -> np.ndarray:
+    """What each view contributed to each score, float32 [R, W]."""
     index = model.index
-    products_KV = user_V * index.vectors_NV[rows]
-    shares = {view.name: products_KV[:, view.start : view.stop].sum(1) for view in model.artefact.manifest.views}
-    return [
-        Scored(
-            item_id=index.ids[row],
-            score=float(score),
-            shares={name: float(values[place]) for name, values in shares.items()},
-            is_new=bool(index.counts_N[row] == 0),
-        )
-        for place, (row, score) in enumerate(zip(rows, scores, strict=True))
-    ]
+    rows_R = np.concatenate(rows)
+    lengths = [len(row) for row in rows]
+    products_RV = index.vectors_NV[rows_R] * np.repeat(queries_BV, lengths, axis=0)
+    similar_R = np.repeat([plan.strategy is Strategy.SIMILAR for plan in plans], lengths)
+    if similar_R.any():
+        products_RV[similar_R] *= index.inverse_norms_N[rows_R[similar_R], None]
+    shares_RW: np.ndarray = products_RV @ model.views_VW
+    return shares_RW
 
 
 def _unknown(index: ItemIndex, history: Sequence[str]) -> tuple[str, ...]:
