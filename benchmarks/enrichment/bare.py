@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 from dmesr_server.enrichment.engines import Generation, Sampling, TokenCount, Turn
 from dmesr_server.enrichment.engines.vllm import VllmEngine
 

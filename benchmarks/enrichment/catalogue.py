@@ -105,13 +105,12 @@ def _store(batch: list[Listing], catalog: CatalogStore) -> None:
 
 
 def _sample() -> Iterator[Listing]:
+    from dmesr.item import attribute_texts
     from dmesr_trainer.datasets.sample import SampleDataset
 
     for item in SampleDataset().items():
-        attributes = tuple(
-            (name, (value,) if isinstance(value, str) else tuple(map(str, value)))
-            for name, value in item.attributes.items()
-        )
+        attributes = tuple((name, tuple(attribute_texts(value))) for name, value in item.attributes.items())
+        assert item.picture is None or isinstance(item.picture, bytes)
         yield Listing(item.item_id, attributes, item.picture)
 
 

@@ -81,7 +81,7 @@ def _rounds_rows(bench: Bench, mode: str, jobs: list[Job]) -> list[Row]:
     )
 
     def mean(figure: str) -> float:
-        return statistics.mean(each[figure] for each in told)
+        return float(statistics.mean(each[figure] for each in told))
 
     figures: dict[str, tuple[str, float]] = {
         "tokens_in": ("tokens", mean("tokens_in")),
