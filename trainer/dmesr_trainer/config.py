@@ -167,7 +167,7 @@ class TrainConfig:
         """The settings that a method is meant to run with.
 
         Args:
-            method: "dmesr", "dmesr-paper", "none" or "popularity".
+            method: One of `METHODS`.
             backbone: One of `BACKBONES`; its own settings, the same for every method, go over the method's.
             **changes: Other fields of `TrainConfig`, or of its parts as "part__field".
 
