@@ -83,6 +83,10 @@ def test_a_method_that_reads_nothing_needs_no_server(tmp_path: Path):
         (("--dataset", "movielens"), 1, "needs --data"),
         (("--server", "127.0.0.1:1"), 1, "no server listens"),
         (("--method", "none", "--device", "tpu"), 1, "unknown device 'tpu'"),
+        (("--method", "none", "--backbone", "gru5rec"), 2, "choose one of sasrec, gru4rec, bert4rec"),
+        (("--set", "optimiser.epochs=ten"), 2, "optimiser.epochs is 'ten'; it must be a whole number"),
+        (("--config", "missing.toml"), 2, "missing.toml cannot be read"),
+        (("--resume", "missing"), 2, "leave out --output"),
     ],
 )
 def test_what_is_wrong_is_one_line(args: tuple[str, ...], code: int, message: str, tmp_path: Path):
@@ -110,3 +114,90 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path):
     assert report["best_epoch"] >= 1
     assert "interrupted: epoch" in stderr
     assert (run / "artefact/manifest.json").exists()
+
+
+def test_settings_come_from_a_file_and_flags_go_over_them(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'method = "none"\ndim = 8\n[data]\ndataset = "sample"\n[backbone]\nname = "gru4rec"\nmax_history = 8\n'
+        "[optimiser]\nepochs = 3\nlearning_rate = 0.01\n"
+    )
+    ran = _train("--config", str(file), "--epochs", "1", "--output", str(tmp_path / "run"), "--json")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert (report["method"], report["backbone"], report["epochs"]) == ("none", "gru4rec", 1)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["dim"], config["optimiser"]["learning_rate"]) == (8, 0.01)
+    assert config["backbone"]["layers"] == 1  # what the file leaves out is the preset of its method and backbone
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["seed"] == 0
+    assert facts["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dim = ", "is no TOML"),
+        ('[optimiser]\nepochs = "many"', "optimiser.epochs is 'many'; it must be a whole number"),
+        ("[optimiser]\nspeed = 3", "unknown setting 'optimiser.speed'"),
+        ('backbone = "gru4rec"', "backbone is 'gru4rec'; it must be a table of settings"),
+        ("[data]\nposter = 3", "unknown setting 'data.poster'"),
+        ('[loss]\nname = "hinge"', "loss.name is 'hinge'; it must be one of softmax, bce"),
+        ("seed = true", "seed is True; it must be a whole number"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_line(text: str, message: str, tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    ran = _train("--config", str(file), "--method", "none", "--output", str(tmp_path / "run"))
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_killed_run_goes_on_with_the_same_figures(tmp_path: Path):
+    """SIGKILL at two moments; then the same command, then --resume: the figures are those of a run left alone."""
+    settings = ("--method", "none", "--backbone", "bert4rec", *SMALL[2:], "--epochs", "8", "--device", "cpu")
+
+    def begin(*args: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(_command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill_after(epochs: int, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if lines.exists() and lines.read_text().count("\n") >= epochs:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    lines = run / "metrics.jsonl"
+    left_alone = begin(*settings, "--output", str(whole))
+    kill_after(2, begin(*settings, "--output", str(run)))
+    kill_after(4, begin(*settings, "--output", str(run)))
+    resumed = _train("--resume", str(run), "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert left_alone.wait(timeout=120) == 0
+    expected, got = (json.loads((folder / "result.json").read_text()) for folder in (whole, run))
+    for name in ("metrics", "best_epoch", "epochs"):
+        assert got[name] == expected[name]
+    by_epoch = [
+        [
+            {name: value for name, value in json.loads(line).items() if name != "seconds"}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (whole, run)
+    ]
+    assert by_epoch[0] == by_epoch[1]
+    assert (run / "artefact/manifest.json").exists()
+    other = _train(*settings, "--output", str(run), "--set", "dim=16")
+    assert other.returncode == 1
+    assert "holds another run: dim was 8, now 16" in other.stderr
+
+
+def test_the_leaky_switch_says_what_it_is(tmp_path: Path):
+    ran = _train("--method", "none", *SMALL, "--leaky-cross-attention", "--output", str(tmp_path / "run"))
+    assert ran.returncode == 0, ran.stderr
+    assert "positions see their own labels" in ran.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["fusion"]["leaky"]

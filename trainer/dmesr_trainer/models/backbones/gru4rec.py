@@ -67,5 +67,6 @@ def _run(layer: nn.GRU, inputs_BLD: Tensor) -> Tensor:
 
 def _update_gate_first(layer: nn.GRU, name: str) -> Tensor:
     """ONNX wants the gates as update, reset, new; PyTorch keeps reset, update, new."""
-    reset, update, new = getattr(layer, name).chunk(3)
-    return torch.cat([update, reset, new])
+    gates = getattr(layer, name)
+    dim = len(gates) // 3
+    return torch.cat([gates[dim : 2 * dim], gates[:dim], gates[2 * dim :]])
