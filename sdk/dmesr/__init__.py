@@ -88,7 +88,7 @@ from dmesr.item import KEEP_PICTURE, Item
 from dmesr.items import DeleteSummary, ItemsFound
 from dmesr.job_status import JobState, JobStatus, RouteProgress
 from dmesr.jobs import Job
-from dmesr.models import Model, ModelState
+from dmesr.models import Alias, Model, ModelState, TrafficSplit
 from dmesr.pins import Pin
 from dmesr.previews import PromptPreview, PromptTurn
 from dmesr.recipes import EmbeddingStats, Recipe, Source, SourceStats
@@ -103,6 +103,7 @@ __all__ = [
     "KEEP_PICTURE",
     "TLS",
     "Aborted",
+    "Alias",
     "AliasNotFound",
     "AlreadyExists",
     "ApiError",
@@ -198,6 +199,7 @@ __all__ = [
     "Strategy",
     "TableStats",
     "Timeout",
+    "TrafficSplit",
     "Unauthenticated",
     "Unavailable",
     "UnknownRoute",

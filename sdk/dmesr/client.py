@@ -12,7 +12,7 @@ from dmesr.embeddings import AsyncCatalogEmbeddings, CatalogEmbeddings
 from dmesr.enrichment import AsyncEnrichment, Enrichment
 from dmesr.items import AsyncItems, Items
 from dmesr.models import AsyncModels, Models
-from dmesr.recommendations import Recommendations, recommend, recommend_batch
+from dmesr.recommendations import How, Recommendations, recommend, recommend_batch
 from dmesr.transport import TLS, RetryPolicy, Timeout, Transport
 
 
@@ -59,20 +59,22 @@ class AsyncClient:
         exclude_seen: bool = True,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
+        filter: str | None = None,
+        fallback: str | None = None,
+        unit: str | None = None,
         attributes: Iterable[str] = (),
     ) -> Recommendations:
         """Recommends for one history."""
-        return await recommend(
-            self._transport,
-            self._catalog,
-            history=history,
+        how = How(
             k=k,
-            model=model,
             exclude_seen=exclude_seen,
             allow=allow,
             deny=deny,
+            filter=filter,
+            fallback=fallback,
             attributes=attributes,
         )
+        return await recommend(self._transport, self._catalog, history=history, model=model, unit=unit, how=how)
 
     async def recommend_batch(
         self,
@@ -83,19 +85,23 @@ class AsyncClient:
         exclude_seen: bool = True,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
+        filter: str | None = None,
+        fallback: str | None = None,
+        unit: str | None = None,
         attributes: Iterable[str] = (),
     ) -> list[Recommendations]:
         """Recommends for many histories with the same settings."""
-        return await recommend_batch(
-            self._transport,
-            self._catalog,
-            histories=histories,
+        how = How(
             k=k,
-            model=model,
             exclude_seen=exclude_seen,
             allow=allow,
             deny=deny,
+            filter=filter,
+            fallback=fallback,
             attributes=attributes,
+        )
+        return await recommend_batch(
+            self._transport, self._catalog, histories=histories, model=model, unit=unit, how=how
         )
 
     async def close(self) -> None:
@@ -154,6 +160,9 @@ class Client:
         exclude_seen: bool = True,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
+        filter: str | None = None,
+        fallback: str | None = None,
+        unit: str | None = None,
         attributes: Iterable[str] = (),
     ) -> Recommendations:
         """Recommends for one history.
@@ -166,11 +175,18 @@ class Client:
             exclude_seen: Leave out the items of the history.
             allow: Only among these items; among all when None.
             deny: Never these items.
+            filter: Only items whose attributes meet this, for instance 'genres has "Comedy" and year >= 1990'
+                (docs/filters.md). Like `allow` and `deny` it leaves k items wherever k exist.
+            fallback: The item that the user looks at: without a known history, items near to it come instead of
+                popular ones.
+            unit: The user or session. Where the alias's traffic is split (`models.split`), the same one is always
+                answered by the same side.
             attributes: Attributes to return with each item, for instance ("title",).
 
         Raises:
             ModelNotFound: No such model or alias.
             ModelNotReady: The model's items are not adapted yet.
+            InvalidFilter: The filter cannot be read.
         """
         return self._loop.run(
             self._core.recommend(
@@ -180,6 +196,9 @@ class Client:
                 exclude_seen=exclude_seen,
                 allow=allow,
                 deny=deny,
+                filter=filter,
+                fallback=fallback,
+                unit=unit,
                 attributes=attributes,
             )
         )
@@ -193,6 +212,9 @@ class Client:
         exclude_seen: bool = True,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
+        filter: str | None = None,
+        fallback: str | None = None,
+        unit: str | None = None,
         attributes: Iterable[str] = (),
     ) -> list[Recommendations]:
         """Recommends for many histories with the same settings, all by the same model version.
@@ -204,6 +226,9 @@ class Client:
             exclude_seen: Leave out the items of each history from its list.
             allow: Only among these items; among all when None.
             deny: Never these items.
+            filter: Only items whose attributes meet this; see `recommend`.
+            fallback: The item whose neighbours stand in for a history of which nothing is known.
+            unit: Which side of a split alias answers, as in `recommend`; one for all histories.
             attributes: Attributes to return with each item.
 
         Returns:
@@ -212,6 +237,7 @@ class Client:
         Raises:
             ModelNotFound: No such model or alias.
             ModelNotReady: The model's items are not adapted yet.
+            InvalidFilter: The filter cannot be read.
         """
         return self._loop.run(
             self._core.recommend_batch(
@@ -221,6 +247,9 @@ class Client:
                 exclude_seen=exclude_seen,
                 allow=allow,
                 deny=deny,
+                filter=filter,
+                fallback=fallback,
+                unit=unit,
                 attributes=attributes,
             )
         )

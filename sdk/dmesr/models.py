@@ -26,6 +26,13 @@ GET = Rpc("ModelService/GetModel", models_pb2.GetModelRequest, models_pb2.GetMod
 LIST = Rpc("ModelService/ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse, idempotent=True)
 PROMOTE = Rpc("ModelService/PromoteModel", models_pb2.PromoteModelRequest, models_pb2.PromoteModelResponse)
 ROLLBACK = Rpc("ModelService/RollbackModel", models_pb2.RollbackModelRequest, models_pb2.RollbackModelResponse)
+ALIASES = Rpc(
+    "ModelService/ListAliases", models_pb2.ListAliasesRequest, models_pb2.ListAliasesResponse, idempotent=True
+)
+# The same split again is the same split.
+SPLIT = Rpc(
+    "ModelService/SplitTraffic", models_pb2.SplitTrafficRequest, models_pb2.SplitTrafficResponse, idempotent=True
+)
 DELETE = Rpc("ModelService/DeleteModel", models_pb2.DeleteModelRequest, models_pb2.DeleteModelResponse)
 
 _MODELS_PER_PAGE = 100
@@ -62,6 +69,37 @@ class Model:
     def ref(self) -> str:
         """What identifies this version: "name:version"."""
         return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class TrafficSplit:
+    """A share of an alias's calls that another alias answers."""
+
+    other: str  # the alias that answers them
+    share: float  # of the calls, above 0 and at most 1
+    update_time: datetime | None  # since when
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name that points to a model."""
+
+    name: str
+    model: str  # "name:version"
+    update_time: datetime | None  # since when it points there
+    split: TrafficSplit | None  # None where it answers all of its calls
+
+
+def _alias(one: models_pb2.Alias) -> Alias:
+    split = one.split
+    return Alias(
+        name=one.name,
+        model=one.model,
+        update_time=to_time(one.update_time),
+        split=TrafficSplit(other=split.other_alias, share=split.share, update_time=to_time(split.update_time))
+        if one.HasField("split")
+        else None,
+    )
 
 
 def _model(one: models_pb2.Model) -> Model:
@@ -194,6 +232,25 @@ class AsyncModels:
         request = models_pb2.RollbackModelRequest(catalog=self._catalog, alias=one_id(alias, name="alias"))
         return _model((await self._transport.unary(ROLLBACK, request)).model)
 
+    async def aliases(self) -> tuple[Alias, ...]:
+        """The catalog's aliases."""
+        answer = await self._transport.unary(ALIASES, models_pb2.ListAliasesRequest(catalog=self._catalog))
+        return tuple(map(_alias, answer.aliases))
+
+    async def split(self, *, share: float, other: str | None = None, alias: str = "production") -> Alias:
+        """Lets another alias answer a share of the calls."""
+        if not 0 <= share <= 1:
+            raise InvalidInput(f"share must lie between 0 and 1, got {share!r}")
+        if other is None and share > 0:
+            raise InvalidInput("other must name the alias that answers the share; only share=0 ends a split without it")
+        request = models_pb2.SplitTrafficRequest(
+            catalog=self._catalog,
+            alias=one_id(alias, name="alias"),
+            other_alias="" if other is None else one_id(other, name="other"),
+            share=share,
+        )
+        return _alias((await self._transport.unary(SPLIT, request)).alias)
+
     async def delete(self, ref: str) -> None:
         """Deletes a model."""
         request = models_pb2.DeleteModelRequest(catalog=self._catalog, model=one_id(ref, name="ref"))
@@ -261,6 +318,25 @@ class Models:
             NoEarlierModel: It has pointed to one model only.
         """
         return self._loop.run(self._core.rollback(alias=alias))
+
+    def aliases(self) -> tuple[Alias, ...]:
+        """The catalog's aliases by name, each with its model and how its traffic is split."""
+        return self._loop.run(self._core.aliases())
+
+    def split(self, *, share: float, other: str | None = None, alias: str = "production") -> Alias:
+        """Lets another alias answer a share of the calls to an alias, to compare two models side by side.
+
+        Every process of the server follows within a second. The answers tell which alias and model gave them.
+
+        Args:
+            share: Of the calls, 0 to 1; 0 ends the split. A larger share keeps the users that it has and takes in more.
+            other: The alias that answers them.
+            alias: The alias that is called.
+
+        Raises:
+            AliasNotFound: No such alias.
+        """
+        return self._loop.run(self._core.split(share=share, other=other, alias=alias))
 
     def delete(self, ref: str) -> None:
         """Deletes a model that no alias points to, with its adapted vectors.

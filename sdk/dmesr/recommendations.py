@@ -34,6 +34,7 @@ class Strategy(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"  # a strategy that this version does not know
     MODEL = "MODEL"  # the model's own scores
     POPULARITY = "POPULARITY"  # the history was empty or wholly unknown: popular items
+    SIMILAR = "SIMILAR"  # the history was empty or wholly unknown: items near to the one that the user looks at
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Recommendations(Sequence[Recommendation]):
 
     recommendations: tuple[Recommendation, ...]
     model: str  # that answered, "name:version"
+    alias: str  # that answered: the one asked for, or the other side of a split; "" where the call named a model
     strategy: Strategy
     unknown_item_ids: tuple[str, ...]  # of the history, skipped because the model does not know them
 
@@ -70,7 +72,7 @@ class Recommendations(Sequence[Recommendation]):
         return iter(self.recommendations)
 
 
-def _list(one: recommendations_pb2.RecommendationList, model: str) -> Recommendations:
+def _list(one: recommendations_pb2.RecommendationList, *, model: str, alias: str) -> Recommendations:
     value = recommendations_pb2.Strategy.DESCRIPTOR.values_by_number.get(one.strategy)
     name = value.name.removeprefix("STRATEGY_") if value is not None else ""
     return Recommendations(
@@ -85,46 +87,58 @@ def _list(one: recommendations_pb2.RecommendationList, model: str) -> Recommenda
             for found in one.recommendations
         ),
         model=model,
+        alias=alias,
         strategy=Strategy(name) if name in Strategy.__members__ else Strategy.UNSPECIFIED,
         unknown_item_ids=tuple(one.unknown_item_ids),
     )
 
 
-def _settings(
-    *, k: int, exclude_seen: bool, allow: Iterable[str] | None, deny: Iterable[str] | None, attributes: Iterable[str]
-) -> recommendations_pb2.RecommendSettings:
-    return recommendations_pb2.RecommendSettings(
-        k=positive(k, name="k"),
-        include_seen=not exclude_seen,
-        allow_item_ids=()
-        if allow is None
-        else id_list(allow, name="allow", when_empty="nothing could be recommended: pass None to allow every item"),
-        deny_item_ids=() if deny is None else id_list(deny, name="deny"),
-        attributes=id_list(attributes, name="attributes"),
-    )
+@dataclass(frozen=True)
+class How:
+    """How to recommend, as the callers of :class:`~dmesr.Client` say it."""
+
+    k: int
+    exclude_seen: bool
+    allow: Iterable[str] | None
+    deny: Iterable[str] | None
+    filter: str | None
+    fallback: str | None
+    attributes: Iterable[str]
+
+    def settings(self) -> recommendations_pb2.RecommendSettings:
+        """As the wire has it.
+
+        Raises:
+            InvalidInput: An argument cannot be sent.
+        """
+        return recommendations_pb2.RecommendSettings(
+            k=positive(self.k, name="k"),
+            include_seen=not self.exclude_seen,
+            allow_item_ids=()
+            if self.allow is None
+            else id_list(
+                self.allow, name="allow", when_empty="nothing could be recommended: pass None to allow every item"
+            ),
+            deny_item_ids=() if self.deny is None else id_list(self.deny, name="deny"),
+            filter=self.filter or "",
+            fallback_item_id="" if self.fallback is None else one_id(self.fallback, name="fallback"),
+            attributes=id_list(self.attributes, name="attributes"),
+        )
 
 
 async def recommend(
-    transport: Transport,
-    catalog: str,
-    *,
-    history: Iterable[str],
-    k: int,
-    model: str,
-    exclude_seen: bool,
-    allow: Iterable[str] | None,
-    deny: Iterable[str] | None,
-    attributes: Iterable[str],
+    transport: Transport, catalog: str, *, history: Iterable[str], model: str, unit: str | None, how: How
 ) -> Recommendations:
     """One history, one call."""
     request = recommendations_pb2.RecommendRequest(
         catalog=catalog,
         model=one_id(model, name="model"),
         history=recommendations_pb2.History(item_ids=id_list(history, name="history")),
-        settings=_settings(k=k, exclude_seen=exclude_seen, allow=allow, deny=deny, attributes=attributes),
+        settings=how.settings(),
+        unit_id=_unit(unit),
     )
     answer = await transport.unary(RECOMMEND, request)
-    return _list(answer.list, answer.model)
+    return _list(answer.list, model=answer.model, alias=answer.alias)
 
 
 async def recommend_batch(
@@ -132,15 +146,12 @@ async def recommend_batch(
     catalog: str,
     *,
     histories: Iterable[Iterable[str]],
-    k: int,
     model: str,
-    exclude_seen: bool,
-    allow: Iterable[str] | None,
-    deny: Iterable[str] | None,
-    attributes: Iterable[str],
+    unit: str | None,
+    how: How,
 ) -> list[Recommendations]:
     """Many histories, as few calls as the limits allow, all answered by the same model version."""
-    settings = _settings(k=k, exclude_seen=exclude_seen, allow=allow, deny=deny, attributes=attributes)
+    settings = how.settings()
     asked = [
         recommendations_pb2.History(item_ids=id_list(history, name=f"histories[{position}]"))
         for position, history in enumerate(histories)
@@ -148,17 +159,22 @@ async def recommend_batch(
     limits = await transport.limits()
     room = max(1, await transport.message_bytes() - settings.ByteSize())
     lists: list[Recommendations] = []
-    ref = one_id(model, name="model")
+    ref, alias = one_id(model, name="model"), ""
     for piece in cut(
         asked,
         bytes_of=recommendations_pb2.History.ByteSize,
-        max_count=min(limits.max_histories_per_call, max(1, _ITEMS_PER_ANSWER // k)),
+        max_count=min(limits.max_histories_per_call, max(1, _ITEMS_PER_ANSWER // how.k)),
         max_bytes=room,
     ):
         request = recommendations_pb2.BatchRecommendRequest(
-            catalog=catalog, model=ref, histories=piece, settings=settings
+            catalog=catalog, model=ref, histories=piece, settings=settings, unit_id=_unit(unit)
         )
         answer = await transport.unary(BATCH, request)
-        lists.extend(_list(one, answer.model) for one in answer.lists)
+        alias = alias or answer.alias
+        lists.extend(_list(one, model=answer.model, alias=alias) for one in answer.lists)
         ref = answer.model  # should the alias move between two calls, the first call's model goes on
     return lists
+
+
+def _unit(unit: str | None) -> str:
+    return "" if unit is None else one_id(unit, name="unit")

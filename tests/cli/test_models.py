@@ -170,7 +170,7 @@ def test_recommend(cli: Cli, folder: Path, vectors: dict[str, np.ndarray], tiny_
     assert heading.split() == ["item", "title", "kind", "score", "coarse", "fine", "bias", "new"]
     assert {row.split()[1] for row in rows} == {"a", "c", "d", "e"}
     assert "Title a" in table.out
-    assert model == "model tiny:1"
+    assert model == "model tiny:1, alias production"
     assert [one["item_id"] for one in cli("recommend", "a", "--allow", "c", "--json").json["recommendations"]] == ["c"]
 
     popular = cli("recommend")

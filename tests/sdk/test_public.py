@@ -34,11 +34,11 @@ ERRORS = re.findall(
 VALUES = re.findall(
     r"\w+",
     """
-    Catalog Client DeleteSummary Description Descriptions EmbeddingStats Embeddings EnrichmentStats Estimate
+    Alias Catalog Client DeleteSummary Description Descriptions EmbeddingStats Embeddings EnrichmentStats Estimate
     ImportedDescription Item ItemsFound Job JobState JobStatus KEEP_PICTURE Limits Model ModelState Neighbour
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
-    RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout UpsertSummary
+    RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
     """,
 )
 MODULES = ["aio", "errors", "readers"]

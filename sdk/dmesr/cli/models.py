@@ -99,6 +99,40 @@ def rollback(ctx: typer.Context, alias: Alias = "production") -> None:
     show(ctx, now, lambda: say(f"{alias} is {now.ref} again"))
 
 
+@command(app, "aliases", examples=["dmesr-cli models aliases", "dmesr-cli models aliases --json"])
+def aliases(ctx: typer.Context) -> None:
+    """List the aliases, the models that they point to and how their traffic is split."""
+    with connected(ctx) as client:
+        found = client.models.aliases()
+    rows = [(one.name, one.model, _split_text(one), one.update_time) for one in found]
+    show(ctx, found, lambda: print_table(["alias", "model", "split", "since"], rows))
+
+
+@command(
+    app,
+    "split",
+    examples=["dmesr-cli models split candidate --share 0.1", "dmesr-cli models split --share 0"],
+)
+def split(
+    ctx: typer.Context,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the calls; 0 ends the split.")],
+    other: Annotated[str | None, typer.Argument(help="The alias that answers the share.")] = None,
+    alias: Alias = "production",
+) -> None:
+    """Let another alias answer a share of the calls to an alias, to compare two models."""
+    if other is None and share > 0:
+        raise typer.BadParameter("name the alias that answers the share", param_hint="OTHER")
+    with connected(ctx) as client:
+        now = client.models.split(share=share, other=other, alias=alias)
+    show(ctx, now, lambda: say(f"{now.name}: {_split_text(now)}"))
+
+
+def _split_text(alias: dmesr.Alias) -> str:
+    if alias.split is None:
+        return "answers all of its calls"
+    return f"{alias.split.share:.4g} of its calls go to {alias.split.other}"
+
+
 @command(app, "delete", examples=["dmesr-cli models delete films:2", "dmesr-cli models delete films:2 --yes"])
 def delete(
     ctx: typer.Context,

@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
         examples=[
             "dmesr-cli recommend 1 296 318 -k 5",
             "dmesr-cli recommend 296 --model films:3 --deny 318 --attribute genres",
+            "dmesr-cli recommend 296 --filter 'genres has \"Comedy\" and year >= 1990'",
+            "dmesr-cli recommend --similar-to 296",
             "dmesr-cli recommend --json",
         ],
     )(recommend)
@@ -53,6 +55,19 @@ def recommend(
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Items of the history may come again.")] = False,
     allow: Annotated[list[str] | None, typer.Option(help="Only among these items; repeat it for more.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Never this item; repeat it for more.")] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="FILTER", help="Only items whose attributes meet this (docs/filters.md)."),
+    ] = None,
+    similar_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ITEM", help="Without a known history, items near to this one come instead of popular ones."
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="The user or session, where the alias's traffic is split: its side stays.")
+    ] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Show this attribute too; repeat it for more.")] = None,
 ) -> None:
     """Recommend items for a history, with what each view of the model contributed to the score."""
@@ -65,12 +80,16 @@ def recommend(
             exclude_seen=not include_seen,
             allow=allow,
             deny=deny,
+            filter=filter_,
+            fallback=similar_to,
+            unit=unit,
             attributes=asked,
         )
         # A map has no order on the wire; the manifest tells the views' own.
         views = [] if as_json(ctx) else _views(client.models.get(found.model).manifest)
     result = {
         "model": found.model,
+        "alias": found.alias,
         "strategy": found.strategy,
         "unknown_item_ids": found.unknown_item_ids,
         "recommendations": list(found),
@@ -87,6 +106,8 @@ def _print_recommendations(found: dmesr.Recommendations, *, attributes: list[str
         say(f"the model does not know {', '.join(found.unknown_item_ids)}: skipped")
     if found.strategy.name == "POPULARITY":
         say("popular items: the history is empty or the model knows none of it")
+    if found.strategy.name == "SIMILAR":
+        say("items near to the one given: the history is empty or the model knows none of it")
     views = [view for view in views if any(view in one.shares for one in found)]
     rows = []
     for place, one in enumerate(found, 1):
@@ -103,7 +124,7 @@ def _print_recommendations(found: dmesr.Recommendations, *, attributes: list[str
             )
         )
     print_table(["", "item", "title", *attributes, "score", *views, "new"], rows, right=["", "score", *views])
-    print_line(f"model {found.model}")
+    print_line(f"model {found.model}" + (f", alias {found.alias}" if found.alias else ""))
 
 
 def evaluate(
