@@ -38,7 +38,7 @@ def test_the_sdk_imports(light: Path):
     subprocess.run([light / "bin/python", "-W", "error", "-c", "import dmesr; dmesr.connect"], check=True)
 
 
-@pytest.mark.parametrize(("command", "extra"), [("serve", "server"), ("train", "trainer"), ("demo", "trainer")])
+@pytest.mark.parametrize(("command", "extra"), [("serve", "server"), ("train", "trainer"), ("demo", "server,trainer")])
 def test_a_command_of_a_missing_extra_names_the_line_that_brings_it(light: Path, command: str, extra: str):
     called = subprocess.run([light / "bin/dmesr-cli", command], capture_output=True, text=True)
     assert called.returncode == 2
