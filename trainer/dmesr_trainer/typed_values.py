@@ -48,8 +48,8 @@ def _check(value: Any, kind: Any, *, path: str) -> Any:
         choices = typing.get_args(kind)
         fits, expected = value in choices, "one of " + ", ".join(map(str, choices))
     elif isinstance(kind, types.UnionType):
-        choices = [one for one in typing.get_args(kind) if one is not type(None)]
-        return None if value is None else _check(value, choices[0], path=path)
+        other = next(one for one in typing.get_args(kind) if one is not type(None))
+        return None if value is None else _check(value, other, path=path)
     elif typing.get_origin(kind) is tuple:
         fits, expected = isinstance(value, list | tuple), "a list"
         if fits:

@@ -46,7 +46,8 @@ class ItemIndex:
     def inverse_norms_N(self) -> np.ndarray:
         """1 over the length of each vector, float32; 0 for a vector of zeros, which is near to nothing."""
         lengths_N = np.sqrt(np.einsum("nv,nv->n", self.vectors_NV, self.vectors_NV))
-        return np.divide(1, lengths_N, out=np.zeros_like(lengths_N), where=lengths_N > 0)
+        inverse_N: np.ndarray = np.divide(1, lengths_N, out=np.zeros_like(lengths_N), where=lengths_N > 0)
+        return inverse_N
 
     def rows_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """The rows of those items that the index holds, in the order given; int64."""
