@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -205,3 +206,67 @@ def test_adapted_vectors_are_readable_and_have_neighbours(stubs: Stubs, ready: s
     best = sorted(cosines, key=lambda item_id: -cosines[item_id])[:3]
     assert [neighbour.item_id for neighbour in found] == best
     assert [neighbour.similarity for neighbour in found] == pytest.approx([cosines[i] for i in best], abs=1e-4)
+
+
+def test_a_filter_comes_before_the_best_k(stubs: Stubs, ready: str):
+    everyone = ids(recommend(stubs, ready, "a", k=20))
+    assert ids(recommend(stubs, ready, "a", k=20, filter="year = 2001")) == everyone
+    assert ids(recommend(stubs, ready, "a", k=20, filter="year < 2001")) == []
+    two = everyone[-2:]
+    titles = ", ".join(f'"Title of {item_id}"' for item_id in two)
+    assert ids(recommend(stubs, ready, "a", k=1, filter=f"title in [{titles}]")) == [two[0]]
+    assert ids(recommend(stubs, ready, "a", k=9, filter=f"title in [{titles}]", deny_item_ids=[two[0]])) == [two[1]]
+    assert ids(recommend(stubs, ready, "a", k=9, filter="title exists", allow_item_ids=two)) == two
+    popular = recommend(stubs, ready, filter='not title contains "OF A"', k=2).list
+    assert (popular.strategy, [f.item_id for f in popular.recommendations]) == (pb.STRATEGY_POPULARITY, ["b", "c"])
+
+
+def test_a_filter_follows_the_items(stubs: Stubs, ready: str):
+    def late() -> list[str]:
+        return ids(recommend(stubs, ready, "a", k=20, filter="year >= 2010"))
+
+    assert late() == []
+    item = items_pb2.Item(item_id="d", attributes=[items_pb2.Attribute(name="year", values=["2011"])])
+    list(stubs.items.UpsertItems(iter([items_pb2.UpsertItemsRequest(catalog=ready, items=[item])])))
+    eventually(lambda: late() == ["d"])
+    stubs.items.DeleteItems(items_pb2.DeleteItemsRequest(catalog=ready, item_ids=["d"]))
+    assert late() == []
+
+
+def test_a_filter_that_cannot_be_read_says_where(stubs: Stubs, ready: str):
+    failure = failure_of(lambda: recommend(stubs, ready, "a", filter="year >> 2000"))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FILTER")
+    assert failure.metadata["position"] == "6"
+    request = pb.BatchRecommendRequest(catalog=ready, settings=pb.RecommendSettings(filter="'; drop"))
+    assert failure_of(lambda: stubs.recommendations.BatchRecommend(request)).reason == "INVALID_FILTER"
+
+
+def test_without_a_known_history_neighbours_of_the_item_looked_at_answer(stubs: Stubs, ready: str):
+    near = embeddings_pb2.FindNeighboursRequest(catalog=ready, model="tiny:1", item_id="a", k=4)
+    neighbours = stubs.embeddings.FindNeighbours(near).neighbours
+    answer = recommend(stubs, ready, "nobody", k=4, fallback_item_id="a", include_seen=True)
+    assert answer.list.strategy == pb.STRATEGY_SIMILAR
+    assert ids(answer) == [neighbour.item_id for neighbour in neighbours]
+    for found, neighbour in zip(answer.list.recommendations, neighbours, strict=True):
+        assert found.score == pytest.approx(neighbour.similarity, abs=1e-4)
+    filtered = recommend(stubs, ready, k=1, fallback_item_id="a", filter=f'title contains "{ids(answer)[-1]}"')
+    assert ids(filtered) == [ids(answer)[-1]]
+    assert recommend(stubs, ready, "b", fallback_item_id="a").list.strategy == pb.STRATEGY_MODEL
+    assert recommend(stubs, ready, fallback_item_id="nobody").list.strategy == pb.STRATEGY_POPULARITY
+    batch = pb.BatchRecommendRequest(
+        catalog=ready,
+        histories=[pb.History(), pb.History(item_ids=["b"])],
+        settings=pb.RecommendSettings(k=4, fallback_item_id="a"),
+    )
+    strategies = [found.strategy for found in stubs.recommendations.BatchRecommend(batch).lists]
+    assert strategies == [pb.STRATEGY_SIMILAR, pb.STRATEGY_MODEL]
+
+
+def test_calls_at_the_same_time_get_what_calls_alone_get(stubs: Stubs, ready: str):
+    histories = [[item_id] for item_id in ("a", "b", "c", "d", "new")] * 12 + [[], ["nobody"]]
+    settings = [{}, {"filter": "year = 2001"}, {"deny_item_ids": ["c"]}, {"allow_item_ids": ["b", "d"]}]
+    asked = [(history, settings[place % len(settings)]) for place, history in enumerate(histories)]
+    with ThreadPoolExecutor(16) as threads:
+        together = list(threads.map(lambda call: recommend(stubs, ready, *call[0], k=3, **call[1]), asked))
+    for (history, how), answer in zip(asked, together, strict=True):
+        assert ids(answer) == ids(recommend(stubs, ready, *history, k=3, **how))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_artefact
 from dmesr_server.serving import index, towers
 from dmesr_server.serving.artefact import load
-from dmesr_server.serving.recommender import RankedList, ServedModel, Settings, Strategy, recommend
-from hypothesis import given
+from dmesr_server.serving.candidates import Candidates
+from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, Strategy, answer, recommend
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SOURCES = {
@@ -40,6 +43,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
         ),
         table_version=1,
     )
+
+
+@pytest.fixture(scope="module")
+def large(model: ServedModel) -> ServedModel:
+    """The same model over 700 items of whole numbers, so that many scores are equal and all are exact."""
+    rng = np.random.default_rng(3)
+    vectors_NV = rng.integers(-2, 3, (700, tiny_artefact.V)).astype(np.float32)
+    vectors_NV[13] = 0
+    ids = [f"i{row:03d}" for row in range(700)]
+    return replace(model, index=index.build(ids=ids, vectors_NV=vectors_NV, learned=model.artefact.learned))
 
 
 def _ids(ranked: RankedList) -> list[str]:
@@ -140,3 +153,88 @@ def test_an_index_without_items_leaves_the_old_one_alone(model: ServedModel):
 def test_best_is_the_sorted_list_cut_off(scores: list[float], k: int):
     expected = [place for place in sorted(range(len(scores)), key=lambda p: (-scores[p], p)) if scores[place] > -np.inf]
     assert index.best(np.array(scores, np.float64), k).tolist() == expected[:k]
+
+
+@given(size=st.integers(300, 900), k=st.integers(1, 5), highest=st.integers(0, 40), seed=st.integers(0, 99))
+def test_best_of_many_is_the_sorted_list_cut_off(size: int, k: int, highest: int, seed: int):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-1, highest + 1, size).astype(np.float32)  # equal ones among them, few or many
+    scores[rng.random(size) < rng.random()] = -np.inf
+    ranked = sorted(range(size), key=lambda place: (-scores[place], place))
+    assert index.best(scores, k).tolist() == [place for place in ranked if scores[place] > -np.inf][:k]
+
+
+def _naive(model: ServedModel, question: Question) -> tuple[Strategy, dict[str, float]]:
+    """The description of a question's answer, item by item: who may come, and their scores."""
+    vectors = dict(zip(model.index.ids, model.index.vectors_NV.astype(np.float64), strict=True))
+    how, history = question.settings, [item for item in question.history if item in vectors]
+    may = set(how.allow or vectors) & set(vectors) - set(how.deny)
+    if how.candidates is not None:
+        may &= {model.index.ids[row] for row in how.candidates.rows_C}
+    if how.exclude_seen:
+        may -= set(history)
+    if history:
+        user = tiny_artefact.user_vector([vectors[item] for item in history])
+        return Strategy.MODEL, {item: float(user @ vectors[item]) for item in may}
+    if how.fallback_item_id in vectors:
+        near = vectors[how.fallback_item_id]
+        lengths = {item: np.linalg.norm(near) * np.linalg.norm(vectors[item]) for item in may}
+        cosines = {item: float(near @ vectors[item] / (lengths[item] or 1)) for item in may}
+        return Strategy.SIMILAR, {item: value for item, value in cosines.items() if item != how.fallback_item_id}
+    return Strategy.POPULARITY, dict.fromkeys(may, 0.0)
+
+
+_some_ids = st.lists(st.sampled_from([*(f"i{row:03d}" for row in range(0, 700, 7)), "nobody"]), max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    questions=st.lists(
+        st.tuples(
+            _some_ids,
+            st.integers(1, 12),
+            st.booleans(),
+            _some_ids,
+            _some_ids,
+            st.sampled_from([None, 0, 1, 2, 50, 699]),  # a filter that lets so many items through
+            st.sampled_from(["", "i014", "i013", "nobody"]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    seed=st.integers(0, 5),
+)
+def test_questions_answered_together_are_each_answered_by_their_own_settings(
+    large: ServedModel, questions: list[tuple], seed: int
+):
+    rng = np.random.default_rng(seed)
+    asked = []
+    for history, k, exclude_seen, allow, deny, let_through, fallback in questions:
+        candidates = None
+        if let_through is not None:
+            rows_C = np.sort(rng.choice(700, let_through, replace=False))
+            candidates = Candidates(allowed_N=np.isin(np.arange(700), rows_C), rows_C=rows_C)
+        asked.append(Question(history, Settings(k, exclude_seen, allow, deny, candidates, fallback)))
+    for question, ranked in zip(asked, answer(large, asked), strict=True):
+        strategy, scores = _naive(large, question)
+        assert ranked.strategy is strategy
+        # k come whenever k exist. By rank: which of two equal scores comes first is decided by their last bit.
+        expected = sorted(scores.values(), reverse=True)[: question.settings.k]
+        assert [scored.score for scored in ranked.items] == pytest.approx(expected, abs=1e-4)
+        for scored in ranked.items:
+            assert scored.score == pytest.approx(scores[scored.item_id], abs=1e-4)
+            if strategy is not Strategy.POPULARITY:
+                assert sum(scored.shares.values()) == pytest.approx(scored.score, abs=1e-4)
+        assert set(ranked.unknown_item_ids) == {item for item in question.history if item == "nobody"}
+
+
+def test_a_fallback_answers_only_where_nothing_of_the_history_is_known(model: ServedModel):
+    def strategy(history: list[str], fallback: str) -> Strategy:
+        return recommend(model, [history], Settings(k=3, fallback_item_id=fallback))[0].strategy
+
+    assert strategy(["a"], "d") is Strategy.MODEL
+    assert strategy(["nobody"], "d") is Strategy.SIMILAR
+    assert strategy([], "nobody") is Strategy.POPULARITY
+    (near,) = recommend(model, [[]], Settings(k=9, exclude_seen=False, fallback_item_id="d"))
+    assert "d" not in _ids(near)
+    assert len(near.items) == 4
