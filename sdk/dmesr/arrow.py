@@ -6,9 +6,11 @@ Legend of shape suffixes: N items, D width of a source.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dmesr.errors import MalformedArrow
+from dmesr.v1 import embeddings_pb2
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,13 +20,52 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.floating[Any]]
     Mask = npt.NDArray[np.bool_]
 
+_DATA_TAG = bytes([embeddings_pb2.ReadEmbeddingsResponse.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
+
+
+@dataclass(frozen=True)
+class VectorPiece:
+    """A `ReadEmbeddingsResponse` whose vectors stay where grpc put them."""
+
+    data: bytes | memoryview
+    recipe_id: str = ""
+    model: str = ""
+    version: int = 0
+    rows: int = 0
+
+    @classmethod
+    def decoded(cls, message: bytes) -> VectorPiece:
+        """Reads a serialised message.
+
+        All but the first hold one field. That one is found by hand: protobuf would copy it into its message, and from
+        there into the `bytes` that it hands out. Anything else is left to protobuf.
+        """
+        start = _data_start(message)
+        if start is not None:
+            return cls(memoryview(message)[start:])
+        answer = embeddings_pb2.ReadEmbeddingsResponse.FromString(message)
+        return cls(answer.data, answer.recipe_id, answer.model, answer.version, answer.rows)
+
+
+def _data_start(message: bytes) -> int | None:
+    """Where `data` begins when it is all that the message holds: a tag, a length in groups of seven bits, the bytes."""
+    if message[:1] != _DATA_TAG:
+        return None
+    length = 0
+    for place, byte in enumerate(message[1:11]):
+        length |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            start = place + 2
+            return start if start + length == len(message) else None
+    return None
+
 
 class VectorCollector:
     """Puts the record batches of one or several Arrow IPC streams into one matrix for each source.
 
-    Copies on the way in: grpc hands over `bytes` and protobuf copies the field out of the message; neither can be
-    avoided from Python. Arrow reads its messages in place. A read that fits in one batch is then used as it lies;
-    otherwise each batch is copied once to its place in the whole matrix, so that at no time both exist twice.
+    Copies on the way in: grpc gathers a message from what the socket gave into `bytes`, which cannot be avoided from
+    Python. Arrow reads its messages in place. A read that fits in one batch is then used as it lies; otherwise each
+    batch is copied once to its place in the whole matrix, so that at no time both exist twice.
     """
 
     def __init__(self) -> None:
@@ -50,7 +91,7 @@ class VectorCollector:
             for matrix_ND in self.vectors.values():
                 matrix_ND[rows:] = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Takes one piece of a stream: its schema, or whole record batches.
 
         Raises:
@@ -100,15 +141,17 @@ class VectorCollector:
         self.found_N[start:stop] = batch.column("found").to_numpy(zero_copy_only=False)
         for name in self.vectors:
             column = batch.column(name)
-            present_n = column.is_valid().to_numpy(zero_copy_only=False)
             matrix_nD = _in_place(column)
-            self.present[name][start:stop] = present_n
-            if batch.num_rows == self._rows and present_n.all():
-                self.vectors[name] = matrix_nD  # the whole read: as it lies in the message, read-only
-            elif present_n.all():
-                self.vectors[name][start:stop] = matrix_nD
-            else:  # what lies under a null is anything; the rows of the whole stay zero
+            if column.null_count:  # what lies under a null is anything; the rows of the whole stay zero
+                present_n = column.is_valid().to_numpy(zero_copy_only=False)
+                self.present[name][start:stop] = present_n
                 self.vectors[name][start:stop][present_n] = matrix_nD[present_n]
+                continue
+            self.present[name][start:stop] = True
+            if batch.num_rows == self._rows:
+                self.vectors[name] = matrix_nD  # the whole read: as it lies in the message, read-only
+            else:
+                self.vectors[name][start:stop] = matrix_nD
 
 
 def _in_place(column: pa.FixedSizeListArray) -> Matrix:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dmesr.arguments import cut, id_list, one_id, positive, utf8_bytes
-from dmesr.arrow import VectorCollector
+from dmesr.arrow import VectorCollector, VectorPiece
 from dmesr.bridge import EventLoopThread, in_chunks
 from dmesr.errors import InvalidInput, MalformedArrow
 from dmesr.pins import AsyncPin, Pin
@@ -38,6 +38,7 @@ READ = Rpc(
     embeddings_pb2.ReadEmbeddingsRequest,
     embeddings_pb2.ReadEmbeddingsResponse,
     idempotent=True,
+    decode=VectorPiece.decoded,
 )
 WRITE = Rpc(
     "EmbeddingService/WriteEmbeddings", embeddings_pb2.WriteEmbeddingsRequest, embeddings_pb2.WriteEmbeddingsResponse
@@ -50,6 +51,7 @@ NEIGHBOURS = Rpc(
 )
 PIN = Rpc("EmbeddingService/PinEmbeddings", embeddings_pb2.PinEmbeddingsRequest, embeddings_pb2.PinEmbeddingsResponse)
 
+_KEPT_BLOCK_BYTES = 8 * 1024 * 1024  # above any message
 _DATA_TYPES = {
     "float32": embeddings_pb2.DATA_TYPE_FLOAT32,
     "float16": embeddings_pb2.DATA_TYPE_FLOAT16,
@@ -124,6 +126,9 @@ class AsyncCatalogEmbeddings:
     ) -> embeddings_pb2.ReadEmbeddingsResponse:
         """Makes one call, from its start again when the server goes away; returns its first message without data."""
         before = len(collector.ids)
+        # glibc gives large blocks back to the system when they are freed. For messages of a megabyte that costs several
+        # times as much as the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
+        bytes(_KEPT_BLOCK_BYTES)
 
         async def attempt(_: float | None) -> embeddings_pb2.ReadEmbeddingsResponse:
             collector.rewind(before)

@@ -21,7 +21,6 @@ from dmesr.v1 import (
     admin_pb2,
     admin_pb2_grpc,
     embeddings_pb2,
-    embeddings_pb2_grpc,
     enrichment_pb2,
     enrichment_pb2_grpc,
     items_pb2,
@@ -36,6 +35,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dmesr_server import preflight
+from dmesr_server.api import embeddings
 from dmesr_server.api.admin import AdminServicer
 from dmesr_server.api.auto_enrichment import AutoEnrichment
 from dmesr_server.api.embeddings import EmbeddingServicer
@@ -60,6 +60,7 @@ _WORKERS = 16
 #: Messages up to this many times the limit reach the server's own check, which answers with a reason and the sizes;
 #: gRPC itself would only say RESOURCE_EXHAUSTED.
 _MESSAGE_ROOM = 4
+_KEPT_BLOCK_BYTES = 31 * 1024 * 1024  # just below the largest that glibc adapts to
 
 
 async def run(config: Config, *, enricher: bool = True, ready_file: Path | None = None) -> None:
@@ -77,6 +78,9 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="dmesr-call")
     )
+    # glibc gives a large block back to the system when it is freed, and pays for its pages anew each time: in bulk reads
+    # as much as for the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
+    bytes(_KEPT_BLOCK_BYTES)
     stopping = _stop_signal()
     preflight.check(config, ready_file=ready_file)
     parts = await asyncio.to_thread(_parts, config)
@@ -154,7 +158,7 @@ def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
     )
     registrar: Any = server  # the generated types know only the other kind of server
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(parts), registrar)
-    embeddings_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(parts), registrar)
+    embeddings.register(EmbeddingServicer(parts), registrar)
     enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server(EnrichmentServicer(parts), registrar)
     items_pb2_grpc.add_ItemServiceServicer_to_server(ItemServicer(parts), registrar)
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(parts), registrar)

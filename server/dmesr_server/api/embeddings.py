@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 from dmesr.v1 import embeddings_pb2 as pb
@@ -17,6 +18,7 @@ from grpc.aio import ServicerContext
 
 from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.read_ahead import read_ahead
 from dmesr_server.errors import ServiceError, invalid_field
 from dmesr_server.serving import sampling
 from dmesr_server.serving.artefact import parse_manifest
@@ -43,7 +45,25 @@ class _Reading:
     """An answer about to be streamed."""
 
     first: pb.ReadEmbeddingsResponse
-    pieces: Iterator[bytes]
+    messages: Iterator[bytes]
+
+
+def register(servicer: EmbeddingServicer, server: Any) -> None:
+    """Adds the service to a server.
+
+    ReadEmbeddings comes first and by itself: gRPC takes the first handler that knows a method, and the generated one
+    would have protobuf copy each message twice that lies ready as bytes.
+    """
+    read = grpc.unary_stream_rpc_method_handler(
+        servicer.ReadEmbeddings, pb.ReadEmbeddingsRequest.FromString, _serialised
+    )
+    name = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"ReadEmbeddings": read}),))
+    embeddings_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicer, server)
+
+
+def _serialised(answer: pb.ReadEmbeddingsResponse | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
@@ -65,19 +85,17 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
 
     async def ReadEmbeddings(
         self, request: pb.ReadEmbeddingsRequest, context: _Context
-    ) -> AsyncIterator[pb.ReadEmbeddingsResponse]:
-        """Streams vectors. gRPC's flow control holds the reading back: one piece is read ahead, no more."""
+    ) -> AsyncIterator[pb.ReadEmbeddingsResponse | bytes]:
+        """Streams vectors. gRPC's flow control holds the reading back.
+
+        Yields:
+            The first message, and then messages that are serialised already: see :func:`register`.
+        """
         reading = await asyncio.to_thread(self._open, request)
         yield reading.first
-        ahead = asyncio.create_task(asyncio.to_thread(next, reading.pieces, None))
-        try:
-            while (piece := await ahead) is not None:
-                ahead = asyncio.create_task(asyncio.to_thread(next, reading.pieces, None))
-                yield pb.ReadEmbeddingsResponse(data=piece)
-        finally:
-            # The thread must not outlive the call: it holds a version of the table.
-            with contextlib.suppress(Exception):
-                await ahead
+        async with contextlib.aclosing(read_ahead(reading.messages)) as messages:
+            async for message in messages:
+                yield message
 
     async def WriteEmbeddings(
         self, request_iterator: AsyncIterator[pb.WriteEmbeddingsRequest], context: _Context
@@ -173,7 +191,7 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             first=pb.ReadEmbeddingsResponse(
                 data=stream.head(), recipe_id=place.recipe_id, model=place.model, version=version, rows=rows
             ),
-            pieces=_pieces(stream, batches),
+            messages=_messages(stream, batches),
         )
 
     def _neighbours(self, request: pb.FindNeighboursRequest) -> pb.FindNeighboursResponse:
@@ -253,9 +271,9 @@ def _taken(
         yield table.take(ids[start : start + step], names, version)
 
 
-def _pieces(stream: vectors.VectorStream, batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[bytes]:
+def _messages(stream: vectors.VectorStream, batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[bytes]:
     for batch in batches:
-        yield from stream.pieces(batch)
+        yield from stream.messages(batch)
     yield stream.tail()
 
 

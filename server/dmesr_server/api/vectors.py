@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from dmesr.v1 import embeddings_pb2 as pb
 
 from dmesr_server.errors import ServiceError, invalid_field
 
 MESSAGE_BYTES = 1024 * 1024  # about what one message carries
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_DATA_FIELD = pb.ReadEmbeddingsResponse.DESCRIPTOR.fields_by_name["data"].number
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,41 @@ class WireSource:
     dim: int
 
 
+class _Parts:
+    """What Arrow's writer writes to: it keeps the buffers as they are handed over, so nothing is copied yet."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+
+    def write(self, part: Any) -> int:
+        self._parts.append(part)
+        return len(part)
+
+    def flush(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def taken(self) -> list[Any]:
+        """What came since the last time."""
+        parts, self._parts = self._parts, []
+        return parts
+
+
 class VectorStream:
-    """Cuts record batches of the store into the pieces of one Arrow IPC stream."""
+    """Cuts record batches of the store into the messages of one Arrow IPC stream.
+
+    From the file to the socket each vector is copied by:
+    1. Lance, which decodes pages into Arrow's buffers (and once more by `ordered` in the store, where the rows of a step
+       do not lie in order of their id);
+    2. `_cast`, for float16 only: it is another number;
+    3. `_message`, which lays the buffers of a batch out one after the other. grpc takes nothing but one `bytes`;
+    4. grpc, into a slice of its own, and the kernel, into the socket.
+    protobuf is not among them: it would copy a field into its message and the message into its output.
+    """
 
     def __init__(self, sources: Sequence[WireSource], *, half: bool):
         """Settles the schema.
@@ -39,7 +74,6 @@ class VectorStream:
             sources: The columns, in order.
             half: float16 instead of float32.
         """
-        self._names = [source.name for source in sources]
         value = pa.float16() if half else pa.float32()
         self.schema = pa.schema(
             [
@@ -49,37 +83,55 @@ class VectorStream:
             ]
         )
         self.batch_bytes = 2 * MESSAGE_BYTES if half else MESSAGE_BYTES  # of float32, as the store counts
+        self._parts = _Parts()
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._parts, mode="w"), self.schema)
+        # The writer writes the schema only when the first batch comes. This one calls it forth and is thrown away.
+        self._writer.write_batch(pa.RecordBatch.from_pylist([], self.schema))
+        self._parts.taken()
 
     def head(self) -> bytes:
-        """The first piece: the schema."""
+        """The stream's first bytes: the schema."""
         return bytes(self.schema.serialize().to_pybytes())
 
-    def pieces(self, batch: pa.RecordBatch | pa.Table) -> Iterator[bytes]:
-        """The pieces of one batch, each a whole record batch of the stream.
+    def messages(self, batch: pa.RecordBatch | pa.Table) -> Iterator[bytes]:
+        """The messages of one batch, each a whole record batch of the stream.
 
         Args:
             batch: About `batch_bytes` large. Columns `item_id`, the sources as fixed-size lists of float32, and `found`
                 where rows may be missing.
+
+        Yields:
+            `ReadEmbeddingsResponse` messages, serialised.
         """
         columns = []
         for column in self.schema:
             if column.name == "found" and "found" not in batch.schema.names:
-                found = pa.array(np.ones(batch.num_rows, bool))
-                columns.append(found)
-                continue
-            # Copy 1, only for float16: otherwise the buffers are handed on.
-            columns.append(_cast(batch.column(column.name), column.type))
+                columns.append(pa.array(np.ones(batch.num_rows, bool)))
+            else:
+                columns.append(_cast(batch.column(column.name), column.type))
         whole = pa.Table.from_arrays(columns, schema=self.schema)
         for part in (part for batch in whole.to_batches() for part in _small_enough(batch)):  # slices: no copy
-            # Copy 2: the IPC encoding lays the slice's buffers out one after the other.
-            # Copy 3: from Arrow's buffer to the bytes object that protobuf wants. protobuf copies those into its
-            # message (copy 4) and serialises them for gRPC (copy 5). Each is one memcpy of 1 MiB.
-            yield part.serialize().to_pybytes()
+            self._writer.write_batch(part)
+            yield _message(self._parts.taken())
 
-    @staticmethod
-    def tail() -> bytes:
-        """The last piece: the stream's end."""
-        return _END_OF_STREAM
+    def tail(self) -> bytes:
+        """The last message: the stream's end."""
+        self._writer.close()
+        return _message(self._parts.taken())
+
+
+def _message(parts: Sequence[Any]) -> bytes:
+    """A serialised `ReadEmbeddingsResponse` of which only `data` is set: the field's tag, its length, its bytes."""
+    return b"".join((_varint(_DATA_FIELD << 3 | 2), _varint(sum(map(len, parts))), *parts))
+
+
+def _varint(value: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, the lowest first."""
+    low = bytearray()
+    while value > 0x7F:
+        low.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*low, value))
 
 
 def _small_enough(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -108,15 +108,18 @@ def select_in(
     return pa.concat_tables(parts) if parts else select(columns, where="false")
 
 
-def ordered(rows: pa.Table, *, by: str) -> pa.Table:
-    """The rows in order of a column, without chunks."""
-    rows = rows.combine_chunks()
-    if rows.num_rows < 2:
-        return rows
-    keys = rows[by]
-    if pc.all(pc.less(keys[:-1], keys[1:])).as_py():
-        return rows
-    return rows.take(pc.sort_indices(keys)).combine_chunks()
+def ordered(rows: pa.Table, *, by: str, gather: bool = True) -> pa.Table:
+    """The rows in order of a column.
+
+    Args:
+        rows: In any order.
+        by: The column.
+        gather: Without chunks. False leaves the chunks of rows that are in order already.
+    """
+    keys = rows[by].combine_chunks()
+    if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        return rows.combine_chunks() if gather else rows
+    return rows.combine_chunks().take(pc.sort_indices(keys)).combine_chunks()
 
 
 def position_after(keys: pa.Array, after: str) -> int:

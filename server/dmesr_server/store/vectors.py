@@ -31,7 +31,7 @@ from .vector_columns import (
     vector_columns,
 )
 
-STEP_BYTES = 32 << 20  # what an ordered scan holds at a time
+STEP_BYTES = 16 << 20  # what an ordered scan holds at a time
 UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by id, from which one scan beats many look-ups
 UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
@@ -247,7 +247,7 @@ class VectorTable:
             step_rows = max(step_rows, len(order.keys))
         vectors = [pa.field(source, pa.list_(pa.float32(), dims[source])) for source in sources]
         schema = pa.schema([pa.field("item_id", pa.string()), *vectors])
-        for rows in self._table.ranges(snapshot, ["item_id", *names], rows=step_rows):
+        for rows in self._table.ranges(snapshot, ["item_id", *names], rows=step_rows, gather=False):
             named = rows.rename_columns(schema.names).cast(schema)
             yield from named.to_batches(max_chunksize=batch_rows)
 
