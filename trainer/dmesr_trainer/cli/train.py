@@ -127,6 +127,7 @@ def train(
 
     if promote and not publish:
         fail("--promote needs --publish NAME: only a published model can be promoted", code=2)
+    file: dict[str, Any]
     try:
         if resume:
             _check_resumed(ctx)
