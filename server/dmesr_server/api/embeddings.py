@@ -83,7 +83,7 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
         """Tells what a recipe holds."""
         return await asyncio.to_thread(self._stats, request)
 
-    async def ReadEmbeddings(
+    async def ReadEmbeddings(  # type: ignore[override]  # bytes go out as they are
         self, request: pb.ReadEmbeddingsRequest, context: _Context
     ) -> AsyncIterator[pb.ReadEmbeddingsResponse | bytes]:
         """Streams vectors. gRPC's flow control holds the reading back.
