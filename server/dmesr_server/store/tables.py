@@ -19,6 +19,7 @@ from lancedb.index import BTree
 
 from ..errors import ServiceError
 from .database import Database, is_conflict, is_gone, is_in, literal, translated
+from .indexes import pays_for_merge
 from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
@@ -52,6 +53,11 @@ _Result = TypeVar("_Result")
 def key_field(name: str) -> pa.Field:
     """The field of a table's key."""
     return pa.field(name, pa.string(), nullable=False, metadata=_KEY_METADATA)
+
+
+def incarnation(schema: pa.Schema) -> bytes:
+    """What tells a table from one of the same name that was dropped."""
+    return bytes((schema.metadata or {}).get(_INCARNATION, b""))
 
 
 @dataclass(frozen=True)
@@ -210,18 +216,18 @@ class Table:
         """The keys of a snapshot in order. Those of the newest version read are kept for the next reader."""
         kept = self._key_order
         # A table that another process dropped and made again counts its versions from 1 again.
-        incarnation = (snapshot.schema.metadata or {}).get(_INCARNATION, b"")
-        if kept is not None and (kept.incarnation, kept.version) == (incarnation, snapshot.version):
+        which = incarnation(snapshot.schema)
+        if kept is not None and (kept.incarnation, kept.version) == (which, snapshot.version):
             return kept
         keys = snapshot.select([self.key])[self.key].combine_chunks()
         steps_back = pc.sum(pc.greater(keys[:-1], keys[1:])).as_py() if len(keys) > 1 else 0
         order = KeyOrder(
-            incarnation=incarnation,
+            incarnation=which,
             version=snapshot.version,
             keys=keys.take(pc.sort_indices(keys)) if steps_back else keys,
             disorder=steps_back / max(len(keys), 1),
         )
-        if kept is None or kept.incarnation != incarnation or kept.version < snapshot.version:
+        if kept is None or kept.incarnation != which or kept.version < snapshot.version:
             self._key_order = order
         return order
 
@@ -262,7 +268,8 @@ class Table:
         """
 
         def act(handle: Any) -> Merged:
-            builder = handle.merge_insert(self.key).when_not_matched_insert_all()
+            builder = handle.merge_insert(self.key).use_index(pays_for_merge(handle, self.key))
+            builder = builder.when_not_matched_insert_all()
             if update:
                 builder = builder.when_matched_update_all(where=condition)
             # "null" leaves absent vectors as they are; "error" would call them vectors of a wrong length.

@@ -1,0 +1,19 @@
+"""When a merge should look its keys up in the index, and when it should read the column of keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Through the index, lance also reads every row that the index does not cover yet, with all its columns: at 6 kB a row,
+# 8,000 such rows took 330 ms and 150 MB, every merge anew. Without it, it reads the keys alone: 50 ms here, 270 ms of
+# a million rows, where a complete index takes 35 ms.
+_COVERED_PER_UNCOVERED = 100
+
+
+def pays_for_merge(handle: Any, column: str) -> bool:
+    """Whether the index of a column covers so much of a table that a merge by that column is quicker through it."""
+    told = handle.index_stats(f"{column}_idx")
+    if told is None:
+        return False
+    covered, uncovered = int(told.num_indexed_rows), int(told.num_unindexed_rows)
+    return covered >= _COVERED_PER_UNCOVERED * uncovered
