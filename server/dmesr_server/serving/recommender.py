@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from dmesr_server.serving import products
 from dmesr_server.serving.artefact import Artefact
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.index import ItemIndex, best
@@ -192,7 +193,7 @@ def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedL
     queries_BV = _queries(model, plans)
     of_all = [row for row, plan in enumerate(plans) if plan.rows_C is None]
     # Nothing is copied where every question is asked of the whole index, which is the usual case.
-    scores = iter((queries_BV if len(of_all) == len(plans) else queries_BV[of_all]) @ index.vectors_NV.T)
+    scores = iter(products.scores(queries_BV if len(of_all) == len(plans) else queries_BV[of_all], index.vectors_NV))
     rows, found = [], []
     for row, plan in enumerate(plans):
         scores_C = next(scores) if plan.rows_C is None else index.vectors_NV[plan.rows_C] @ queries_BV[row]
