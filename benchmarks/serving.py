@@ -292,10 +292,11 @@ async def measure(
         )
         large = items > 50_000
         part = f"clients-{items // 1_000}k"
-        measured.append(Row(f"{part}/in-process", ours, "calls/s", how, peer=in_process, target=0.6 if large else None))
-        measured.append(
-            Row(f"{part}/empty", ours.calls, "calls/s", how, peer=empty.calls, target=None if large else 0.7)
-        )
+        for name, peer, target in (
+            ("in-process", in_process, 0.6 if large else None),
+            ("empty", empty.calls, None if large else 0.7),
+        ):
+            measured.append(Row(f"{part}/{name}", ours.calls, "calls/s", how, peer=peer, target=target))
     return measured
 
 
