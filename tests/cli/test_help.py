@@ -12,7 +12,7 @@ import pytest
 from dmesr.cli.app import app
 from typer.main import get_command
 
-EXTRAS = {"serve", "enricher", "train", "datasets", "demo"}
+EXTRAS = {"serve", "enricher", "train", "datasets", "demo", "experiment"}
 
 
 def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -35,7 +35,10 @@ def test_every_promised_command_is_there():
         *(f"enrich {name}" for name in ("start", "status", "watch", "cancel", "retry", "preview", "stats")),
         *(f"descriptions {name}" for name in ("show", "export", "import", "edit")),
         *(f"embeddings {name}" for name in ("stats", "export", "neighbours")),
-        *(f"models {name}" for name in ("list", "show", "publish", "promote", "rollback", "delete")),
+        *(
+            f"models {name}"
+            for name in ("list", "show", "publish", "promote", "rollback", "delete", "split", "aliases")
+        ),
         "store stats",
         "server info",
         "recommend",
