@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import signal
@@ -262,27 +263,33 @@ def test_describers_and_ablations(table2: tuple[Path, Path], tmp_path: Path):
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_it_goes_on_where_it_was(ending: signal.Signals, tmp_path: Path):
     cells, output = tmp_path / "cells", tmp_path / "output"
-    arguments = ("table2", "--methods", "none", "--seeds", "4", *NOBODY)
+    arguments = ("table2", "--methods", "none", "--seeds", "3", *NOBODY)
+    _run(*arguments, "--only-report", cells=cells, output=output)  # makes the cells and runs none
+    last = next(
+        path.parent
+        for path in (cells / "cells").glob("*/cell.json")
+        if json.loads(path.read_text())["config"]["seed"] == 2
+    )
     command = _command(*arguments, *SMALL, *TINY, "--cells", str(cells), "--output", str(output))
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not _finished(cells):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.01)
-    workers = psutil.Process(process.pid).children()
-    process.send_signal(ending)
-    _, error = process.communicate(timeout=120)
+    # As if another experiment were at the last cell: however slow this test is, it meets an experiment that still runs.
+    with (last / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            while not _finished(cells) and process.poll() is None:
+                time.sleep(0.01)
+            workers = psutil.Process(process.pid).children()
+            process.send_signal(ending)
+            _, error = process.communicate()
     assert process.returncode == (130 if ending == signal.SIGINT else -signal.SIGKILL), error
-    _, alive = psutil.wait_procs(workers, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive  # no orphan goes on
     before = _finished(cells)
-    assert 1 <= len(before) < 4
-    assert not (output / "results.json").exists()
+    assert 1 <= len(before) < 3
     _run(*arguments, cells=cells, output=output)
     after = _finished(cells)
-    assert len(after) == 4
+    assert len(after) == 3
     assert {name: after[name] for name in before} == before
-    assert _results(output)["rows"][0]["seeds"] == [0, 1, 2, 3]
+    assert _results(output)["rows"][0]["seeds"] == [0, 1, 2]
 
 
 def test_a_limit_of_time_and_a_look_before_the_end(tmp_path: Path):

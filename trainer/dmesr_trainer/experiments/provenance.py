@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import subprocess
 from pathlib import Path
 
 import dmesr_trainer
+from dmesr_trainer.run_folder import commit
 
 # What decides a result; commands, datasets, exports and tables do not.
 _DECISIVE = (
@@ -18,6 +18,7 @@ _DECISIVE = (
     "sequences.py",
     "sources.py",
     "training.py",
+    "processes.py",
     "models",
     "experiments/cold.py",
 )
@@ -33,17 +34,4 @@ def code() -> dict[str, str]:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())
-    return {"digest": digest.hexdigest()[:16], "commit": _commit(root)}
-
-
-def _commit(folder: Path) -> str:
-    try:
-        ran = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    return ran.stdout.strip() if ran.returncode == 0 else ""
+    return {"digest": digest.hexdigest()[:16], "commit": commit() or ""}

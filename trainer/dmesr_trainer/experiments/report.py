@@ -11,7 +11,7 @@ import pyarrow as pa
 from dmesr.cli.console import say
 from matplotlib.figure import Figure
 
-from dmesr_trainer.experiments import markdown, provenance
+from dmesr_trainer.experiments import markdown
 from dmesr_trainer.experiments.arms import Setup
 from dmesr_trainer.experiments.measured import Measured, Row, row_json
 from dmesr_trainer.experiments.pool import Failure
@@ -33,7 +33,7 @@ class Report:
         measured: What they are made of.
         vectors: What was read, of one recipe or several.
         notes: Sentences under the table, for people.
-        figure: Draws the figure; None where there is nothing to draw.
+        figure: Draws the figure; not asked where there are no rows.
         sections: Further Markdown under the table.
         further: More for results.json.
         failures: Cells that could not be run.
@@ -46,7 +46,7 @@ class Report:
     measured: Sequence[Measured]
     vectors: Sequence[Vectors]
     notes: Sequence[str]
-    figure: Callable[[str], Figure] | None
+    figure: Callable[[str], Figure]
     sections: Sequence[str] = ()
     further: Mapping[str, Any] | None = None
     failures: Sequence[Failure] = ()
@@ -93,20 +93,20 @@ def write(report: Report, setup: Setup) -> dict[str, Any]:
         **(report.further or {}),
         "failures": [asdict(one) for one in report.failures],
         "missing_cells": report.missing,
-        "code": provenance.code(),
+        "code": _codes(report),
         "versions": _versions(report),
     }
     write_json(folder / "results.json", result)
     write_parquet(folder / "runs.parquet", runs_table(report.measured))
     write_parquet(folder / "ranks.parquet", ranks_table(report.measured))
-    if report.figure is not None:
+    if report.rows:
         report.figure(title).savefig(folder / "figure.png", dpi=150)
     text = markdown.page(
         title=title,
         rows=report.rows,
         notes=notes,
         sections=report.sections,
-        figure="figure.png" if report.figure is not None else None,
+        figure="figure.png" if report.rows else None,
         command=setup.command,
         vectors=report.vectors,
     )
@@ -172,6 +172,16 @@ def ranks_table(measured: Sequence[Measured]) -> pa.Table:
 def _whole(measured: Sequence[Measured]) -> list[Measured]:
     """Each run once, where groups of the same users' ranks stand side by side."""
     return [one for one in measured if one.group in ("", "all", "new items")]
+
+
+def _codes(report: Report) -> list[dict[str, str]]:
+    """The states of the trainer's code that the cells ran with."""
+    found: list[dict[str, str]] = []
+    for one in report.measured:
+        for cell in (cell for folds in one.cells for cell in folds):
+            if cell.result.code not in found:
+                found.append(cell.result.code)
+    return found
 
 
 def _versions(report: Report) -> dict[str, str]:

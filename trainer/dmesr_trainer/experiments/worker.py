@@ -1,7 +1,7 @@
 """The process that runs cells, one after the other, on one thread: `python -m dmesr_trainer.experiments.worker`.
 
 It reads a JSON line for each cell on stdin and tells what happens on stdout, a JSON line each. It ends when stdin
-does, in the middle of a cell too: then the experiment that started it is gone, and the cell starts again another time.
+does, in the middle of a cell too: then the experiment that started it is gone, and the cell goes on another time.
 """
 
 from __future__ import annotations
@@ -79,7 +79,15 @@ def _run(task: dict[str, Any], *, told: TextIO) -> None:
 def _fill(folder: Path, *, task: dict[str, Any], told: TextIO) -> None:
     spec = CellSpec.from_identity(read_json(folder / "cell.json"))
     run = folder / "run"
-    shutil.rmtree(run, ignore_errors=True)  # what a killed attempt left
+    # What a killed attempt left is gone on with, unless it was of other code, or how long it ran decides the result.
+    resume = (
+        spec.minutes is None
+        and (run / "checkpoint.safetensors").exists()
+        and _attempted_with(folder) == provenance.code()
+    )
+    if not resume:
+        shutil.rmtree(run, ignore_errors=True)
+        write_json(folder / "attempt.json", provenance.code())
     histories = _data(task["data"])
     sources = _sources(task["vectors"]) if task["vectors"] else None
     started = time.monotonic()
@@ -92,7 +100,14 @@ def _fill(folder: Path, *, task: dict[str, Any], told: TextIO) -> None:
             timed_out = True
             raise _TimeIsUp
 
-    result = train(config=spec.config, sequences=histories.sequences, sources=sources, output=run, on_epoch=on_epoch)
+    result = train(
+        config=spec.config,
+        sequences=histories.sequences,
+        sources=sources,
+        output=run,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
     measured = dict(result.metrics)
     table = _test_ranks(result, histories)
     if histories.cold is not None:
@@ -110,6 +125,7 @@ def _fill(folder: Path, *, task: dict[str, Any], told: TextIO) -> None:
     if (run / "metrics.jsonl").exists():
         (run / "metrics.jsonl").replace(folder / "metrics.jsonl")
     shutil.rmtree(run)
+    (folder / "attempt.json").unlink()
     write_json(
         folder / "result.json",
         {
@@ -118,13 +134,19 @@ def _fill(folder: Path, *, task: dict[str, Any], told: TextIO) -> None:
             "epochs": len(result.history),
             "pretraining": result.pretraining,
             "notes": list(result.model.notes),
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(result.seconds, 3),
             "stopped_by_time": timed_out,
             "parameters": sum(one.numel() for one in result.model.parameters() if one.requires_grad),
             "code": provenance.code(),
             "versions": versions(),
         },
     )
+
+
+def _attempted_with(folder: Path) -> dict[str, str]:
+    """The code that the last attempt ran with; empty where there was none."""
+    path = folder / "attempt.json"
+    return read_json(path) if path.exists() else {}
 
 
 def _test_ranks(result: TrainResult, histories: data.Data) -> pa.Table:
