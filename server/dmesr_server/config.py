@@ -99,7 +99,7 @@ class MllmConfig(_Section):
     max_rounds: int = Field(default=2, ge=0, le=8)  # of review and revision after the draft
     attempts: int = Field(default=3, ge=1)  # at a usable text, each with another seed
     prompts_folder: Path | None = None  # files here stand in for the packaged ones of the same name
-    concurrency: int = Field(default=64, ge=1)  # items in flight
+    concurrency: int = Field(default=128, ge=1)  # items in flight: as many as vllm.max_num_seqs, or it idles
     idle_seconds: float = Field(default=900.0, ge=0)  # without work this long, the model is unloaded; 0 never does
     restarts: int = Field(default=3, ge=0)  # of an engine that dies, with nothing described in between
     restart_seconds: float = Field(default=5.0, ge=0)  # before the first restart; doubled for each one after

@@ -137,6 +137,8 @@ def _repeated(text: str) -> str:
     for period in range(1, min(_LOOP_PERIOD, len(codes_N) // _LOOP_TIMES) + 1):
         wanted = (_LOOP_TIMES - 1) * period
         differs = np.flatnonzero(codes_N[period:] != codes_N[:-period])
+        if len(codes_N) - period - len(differs) < wanted:
+            continue  # too few are equal, wherever they stand
         bounds = np.concatenate([[-1], differs, [len(codes_N) - period]])
         longest = int(np.argmax(np.diff(bounds)))
         if bounds[longest + 1] - bounds[longest] - 1 >= wanted:
