@@ -111,6 +111,20 @@ def test_the_alignment_is_a_batch_contrast_of_both_directions(sequences: Sequenc
     assert model.align_loss(pairs).item() == pytest.approx(expected / 2, rel=1e-4)
 
 
+def test_every_item_draws_one_of_its_companions(sequences: Sequences, sources: Sources):
+    model = _qarm(sequences, sources)
+    companions: dict[int, set[int]] = {}
+    for trigger, target in model.pairs_P2.tolist():
+        companions.setdefault(trigger, set()).add(target)
+    generator, met = torch.Generator().manual_seed(0), {trigger: set() for trigger in companions}
+    for _ in range(200):
+        pairs = model._drawn_pairs(generator).tolist()
+        assert sorted(trigger for trigger, _ in pairs) == sorted(companions)
+        for trigger, target in pairs:
+            met[trigger].add(target)
+    assert met == companions
+
+
 def test_tuning_brings_companions_together(sequences: Sequences, make_sources: Callable[..., Sources]):
     sources = make_sources(absent=0.0)
     tuned, raw = (_qarm(sequences, sources, qarm__pretrain_epochs=epochs) for epochs in (30, 0))

@@ -72,7 +72,7 @@ class QarmConfig:
     Attributes:
         sources: Read side by side; those that the recipe lacks are left out.
         width: Numbers of the fine-tuned representation that is quantised.
-        pretrain_epochs: Passes over the item-item pairs; 0 quantises what was not fine-tuned.
+        pretrain_epochs: Passes over the items, each with one of its companions at random; 0 leaves the tuning out.
         pretrain_batch: Pairs.
         pretrain_learning_rate: Of Adam.
         temperature: Of the cosines in the batch contrast; the paper gives none.
@@ -85,7 +85,7 @@ class QarmConfig:
 
     sources: tuple[str, ...] = ("hybrid", "text", "image")
     width: int = 64
-    pretrain_epochs: int = 10
+    pretrain_epochs: int = 30
     pretrain_batch: int = 512
     pretrain_learning_rate: float = 1e-3
     temperature: float = 0.1

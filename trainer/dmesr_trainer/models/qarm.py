@@ -18,8 +18,8 @@ A new item's codes come from the same codebooks, inside the exported item tower,
 Where two entries are as near as float32 can tell, another runtime may choose the other one.
 
 Shapes: N items, M items of a step, P pairs, W a prepared source's width, D width of the view, Q width of what is
-quantised, E entries, L levels, C centres, K codes by VQ, J = K + L codes of an item, R rows of the code table,
-V = D + 1, the bias last.
+quantised, E entries, L levels, C centres, K codes by VQ, J = K + L codes of an item, R rows of the code table, T items
+with companions, V = D + 1, the bias last.
 """
 
 from __future__ import annotations
@@ -251,8 +251,7 @@ class Qarm(SourcedRecommender):
         tuned.requires_grad_(True)
         optimiser = torch.optim.Adam(tuned.parameters(), lr=settings.pretrain_learning_rate)
         for epoch in range(settings.pretrain_epochs):
-            order_P = torch.randperm(len(self.pairs_P2), generator=generator).to(self.pairs_P2.device)
-            batches = torch.split(self.pairs_P2[order_P], settings.pretrain_batch)
+            batches = torch.split(self._drawn_pairs(generator), settings.pretrain_batch)
             total = 0.0
             for pairs_P2 in batches:
                 loss = self.align_loss(pairs_P2)
@@ -265,6 +264,15 @@ class Qarm(SourcedRecommender):
         optimiser.zero_grad(set_to_none=True)
         tuned.requires_grad_(False)
         return figures
+
+    def _drawn_pairs(self, generator: torch.Generator) -> Tensor:
+        """Every item that has companions, in random order, each with one of them: int64 [P, 2]."""
+        _, sizes_T = torch.unique_consecutive(self.pairs_P2[:, 0], return_counts=True)
+        ends_T = sizes_T.cumsum(0)
+        draws_T = torch.rand(len(sizes_T), generator=generator, dtype=torch.float64).to(sizes_T.device)
+        chosen_T = ends_T - sizes_T + (draws_T * sizes_T).long()
+        order_T = torch.randperm(len(chosen_T), generator=generator).to(chosen_T.device)
+        return self.pairs_P2[chosen_T[order_T]]
 
     def _represented(self, items_M: Tensor) -> Tensor:
         return self.encoder.represent(self.prepared(items_M), self.present(items_M))
