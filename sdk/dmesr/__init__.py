@@ -54,6 +54,7 @@ from dmesr.errors import (
     ModelNotFound,
     ModelNotReady,
     NoEarlierModel,
+    NoEnricher,
     NonFiniteVector,
     NoPrompt,
     NotFound,
@@ -95,6 +96,8 @@ from dmesr.recipes import EmbeddingStats, Recipe, Source, SourceStats
 from dmesr.recommendations import Recommendation, Recommendations, Strategy
 from dmesr.rows import Problem, RejectedRow, UpsertSummary
 from dmesr.transport import TLS, RetryPolicy, Timeout
+from dmesr.vector_batches import VectorBatch, VectorBatches
+from dmesr.vector_cache import VectorCache
 from dmesr.vectors import Embeddings
 
 __version__ = "0.1.0"
@@ -158,6 +161,7 @@ __all__ = [
     "ModelState",
     "Neighbour",
     "NoEarlierModel",
+    "NoEnricher",
     "NoPrompt",
     "NonFiniteVector",
     "NotFound",
@@ -205,6 +209,9 @@ __all__ = [
     "UnknownRoute",
     "UnsupportedDtype",
     "UpsertSummary",
+    "VectorBatch",
+    "VectorBatches",
+    "VectorCache",
     "VectorMissing",
     "VersionNotFound",
     "Violation",

@@ -5,7 +5,7 @@ Legend of shape suffixes: N items, D width of a source.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ class VectorPiece:
     model: str = ""
     version: int = 0
     rows: int = 0
+    fingerprint: str = ""
+    unchanged: bool = False
 
     @classmethod
     def decoded(cls, message: bytes) -> VectorPiece:
@@ -44,7 +46,15 @@ class VectorPiece:
         if start is not None:
             return cls(memoryview(message)[start:])
         answer = embeddings_pb2.ReadEmbeddingsResponse.FromString(message)
-        return cls(answer.data, answer.recipe_id, answer.model, answer.version, answer.rows)
+        return cls(
+            data=answer.data,
+            recipe_id=answer.recipe_id,
+            model=answer.model,
+            version=answer.version,
+            rows=answer.rows,
+            fingerprint=answer.fingerprint,
+            unchanged=answer.unchanged,
+        )
 
 
 def _data_start(message: bytes) -> int | None:
@@ -60,39 +70,14 @@ def _data_start(message: bytes) -> int | None:
     return None
 
 
-class VectorCollector:
-    """Puts the record batches of one or several Arrow IPC streams into one matrix for each source.
-
-    Copies on the way in: grpc gathers a message from what the socket gave into `bytes`, which cannot be avoided from
-    Python. Arrow reads its messages in place. A read that fits in one batch is then used as it lies; otherwise each
-    batch is copied once to its place in the whole matrix, so that at no time both exist twice.
-    """
+class VectorReader:
+    """Reads the record batches of one or several Arrow IPC streams of one schema, piece by piece, without a copy."""
 
     def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.found_N: Mask | None = None
-        self.vectors: dict[str, Matrix] = {}
-        self.present: dict[str, Mask] = {}
-        self._schema: pa.Schema | None = None
-        self._rows = 0
+        self.schema: pa.Schema | None = None
 
-    def expect(self, rows: int) -> None:
-        """Says how many rows there will be in all, before the first is fed."""
-        self._rows = rows
-
-    def rewind(self, rows: int) -> None:
-        """Forgets all but the first rows: a call is made again."""
-        del self.ids[rows:]
-        if rows == 0:
-            self._schema = None
-            self.vectors.clear()
-            self.present.clear()
-        else:
-            for matrix_ND in self.vectors.values():
-                matrix_ND[rows:] = 0
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Takes one piece of a stream: its schema, or whole record batches.
+    def feed(self, data: bytes | memoryview) -> Iterator[pa.RecordBatch]:
+        """Takes one piece of a stream: its schema, or whole record batches, which are yielded.
 
         Raises:
             MalformedArrow: The piece is no Arrow IPC, or does not match what came before.
@@ -108,22 +93,69 @@ class VectorCollector:
                     return
                 if message.type == "schema":
                     self._declare(pa.ipc.read_schema(message))
-                elif self._schema is None:
+                elif self.schema is None:
                     raise MalformedArrow("the server sent vectors before their schema; is it of another version?")
                 else:
-                    self._take(pa.ipc.read_record_batch(message, self._schema))
+                    yield pa.ipc.read_record_batch(message, self.schema)
         except (pa.ArrowException, OSError) as error:
             raise MalformedArrow(f"the server's vectors cannot be decoded: {error}") from error
 
     def _declare(self, schema: pa.Schema) -> None:
+        if self.schema is not None and not schema.equals(self.schema):
+            raise MalformedArrow(f"the sources changed during the read: {self.schema.names} to {schema.names}")
+        self.schema = schema
+
+
+class VectorCollector:
+    """Puts the record batches of one or several Arrow IPC streams into one matrix for each source.
+
+    Copies on the way in: grpc gathers a message from what the socket gave into `bytes`, which cannot be avoided from
+    Python. Arrow reads its messages in place. A read that fits in one batch is then used as it lies; otherwise each
+    batch is copied once to its place in the whole matrix, so that at no time both exist twice.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.found_N: Mask | None = None
+        self.vectors: dict[str, Matrix] = {}
+        self.present: dict[str, Mask] = {}
+        self._reader = VectorReader()
+        self._rows = 0
+
+    def expect(self, rows: int) -> None:
+        """Says how many rows there will be in all, before the first is fed."""
+        self._rows = rows
+
+    def rewind(self, rows: int) -> None:
+        """Forgets all but the first rows: a call is made again."""
+        del self.ids[rows:]
+        if rows == 0:
+            self._reader = VectorReader()
+            self.found_N = None
+            self.vectors.clear()
+            self.present.clear()
+        else:
+            for matrix_ND in self.vectors.values():
+                matrix_ND[rows:] = 0
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Takes one piece of a stream: its schema, or whole record batches.
+
+        Raises:
+            MalformedArrow: The piece is no Arrow IPC, or does not match what came before.
+        """
+        for batch in self._reader.feed(data):
+            self._declare()
+            self._take(batch)
+        self._declare()
+
+    def _declare(self) -> None:
         import numpy as np
         import pyarrow as pa
 
-        if self._schema is not None:
-            if not schema.equals(self._schema):
-                raise MalformedArrow(f"the sources changed during the read: {self._schema.names} to {schema.names}")
+        schema = self._reader.schema
+        if schema is None or self.found_N is not None:
             return
-        self._schema = schema
         self.found_N = np.zeros(self._rows, dtype=np.bool_)
         for field in schema:
             if pa.types.is_fixed_size_list(field.type):
@@ -141,7 +173,7 @@ class VectorCollector:
         self.found_N[start:stop] = batch.column("found").to_numpy(zero_copy_only=False)
         for name in self.vectors:
             column = batch.column(name)
-            matrix_nD = _in_place(column)
+            matrix_nD = in_place(column)
             if column.null_count:  # what lies under a null is anything; the rows of the whole stay zero
                 present_n = column.is_valid().to_numpy(zero_copy_only=False)
                 self.present[name][start:stop] = present_n
@@ -154,7 +186,7 @@ class VectorCollector:
                 self.vectors[name][start:stop] = matrix_nD
 
 
-def _in_place(column: pa.FixedSizeListArray) -> Matrix:
+def in_place(column: pa.FixedSizeListArray) -> Matrix:
     """The column's values [N, D] where they lie."""
     import numpy as np
 

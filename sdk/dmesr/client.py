@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 
 from dmesr.admin import Admin, AsyncAdmin
@@ -14,6 +15,7 @@ from dmesr.items import AsyncItems, Items
 from dmesr.models import AsyncModels, Models
 from dmesr.recommendations import How, Recommendations, recommend, recommend_batch
 from dmesr.transport import TLS, RetryPolicy, Timeout, Transport
+from dmesr.vector_cache import VectorCache
 
 
 class AsyncClient:
@@ -27,12 +29,13 @@ class AsyncClient:
         admin: Catalogs, the store, the server itself.
     """
 
-    def __init__(self, transport: Transport, catalog: str) -> None:
+    def __init__(self, transport: Transport, catalog: str, *, cache: VectorCache | None = None) -> None:
         self._transport = transport
+        self._cache = cache
         self._catalog = one_id(catalog, name="catalog")
         self.items = AsyncItems(transport, catalog)
         self.enrichment = AsyncEnrichment(transport, catalog)
-        self.embeddings = AsyncCatalogEmbeddings(transport, catalog)
+        self.embeddings = AsyncCatalogEmbeddings(transport, catalog, cache=cache)
         self.models = AsyncModels(transport, catalog)
         self.admin = AsyncAdmin(transport, catalog)
 
@@ -48,7 +51,7 @@ class AsyncClient:
 
     def catalog(self, name: str) -> AsyncClient:
         """A client of another catalog over the same connection; closing either closes both."""
-        return AsyncClient(self._transport, name)
+        return AsyncClient(self._transport, name, cache=self._cache)
 
     async def recommend(
         self,
@@ -276,10 +279,11 @@ def connect_async(
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     channels: int = 1,
     catalog: str = "default",
+    cache: VectorCache | Path | str | bool = False,
 ) -> AsyncClient:
     """Makes a client for coroutines; the arguments are those of :func:`connect`."""
     transport = Transport(target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels)
-    return AsyncClient(transport, catalog)
+    return AsyncClient(transport, catalog, cache=VectorCache.of(cache))
 
 
 def connect(
@@ -291,6 +295,7 @@ def connect(
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     channels: int = 1,
     catalog: str = "default",
+    cache: VectorCache | Path | str | bool = False,
 ) -> Client:
     """Makes a client. The connection itself is made by the first call.
 
@@ -302,9 +307,13 @@ def connect(
         retry: How often a call is tried again when the server is unavailable.
         channels: Connections; more than one helps when many threads move bulk data.
         catalog: The catalog that the calls are about; `client.catalog(name)` gives another.
+        cache: Keep the vectors that are read on this machine: a folder, True for the user's own, or a
+            :class:`VectorCache` with a bound of its own. What has not changed is then read from there.
 
     Raises:
         InvalidInput: An argument makes no sense, or a TLS file cannot be read.
     """
-    core = connect_async(target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels, catalog=catalog)
+    core = connect_async(
+        target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels, catalog=catalog, cache=cache
+    )
     return Client(core, event_loop_thread())

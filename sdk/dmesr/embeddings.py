@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dmesr.arguments import cut, id_list, one_id, positive, utf8_bytes
-from dmesr.arrow import VectorCollector, VectorPiece
+from dmesr import reads
+from dmesr.arguments import one_id, positive
 from dmesr.bridge import EventLoopThread, in_chunks
-from dmesr.errors import InvalidInput, MalformedArrow
+from dmesr.errors import InvalidInput
 from dmesr.pins import AsyncPin, Pin
+from dmesr.reads import DataType, Wanted
 from dmesr.recipes import EmbeddingStats, Recipe, SourceStats, recipe_from_wire, source_from_wire
 from dmesr.rows import RowCounter, UpsertSummary, to_time
 from dmesr.transport import Rpc, Transport
 from dmesr.v1 import embeddings_pb2
+from dmesr.vector_batches import AsyncVectorBatches, VectorBatches
+from dmesr.vector_cache import VectorCache
 from dmesr.vectors import Embeddings, checked, messages_of, query_vector
 
 if TYPE_CHECKING:
@@ -33,13 +37,6 @@ STATS = Rpc(
     embeddings_pb2.GetEmbeddingStatsResponse,
     idempotent=True,
 )
-READ = Rpc(
-    "EmbeddingService/ReadEmbeddings",
-    embeddings_pb2.ReadEmbeddingsRequest,
-    embeddings_pb2.ReadEmbeddingsResponse,
-    idempotent=True,
-    decode=VectorPiece.decoded,
-)
 WRITE = Rpc(
     "EmbeddingService/WriteEmbeddings", embeddings_pb2.WriteEmbeddingsRequest, embeddings_pb2.WriteEmbeddingsResponse
 )
@@ -50,12 +47,6 @@ NEIGHBOURS = Rpc(
     idempotent=True,
 )
 PIN = Rpc("EmbeddingService/PinEmbeddings", embeddings_pb2.PinEmbeddingsRequest, embeddings_pb2.PinEmbeddingsResponse)
-
-_KEPT_BLOCK_BYTES = 8 * 1024 * 1024  # above any message
-_DATA_TYPES = {
-    "float32": embeddings_pb2.DATA_TYPE_FLOAT32,
-    "float16": embeddings_pb2.DATA_TYPE_FLOAT16,
-}
 
 
 @dataclass(frozen=True)
@@ -69,9 +60,10 @@ class Neighbour:
 class AsyncCatalogEmbeddings:
     """The vectors of one catalog, for coroutines. See :class:`CatalogEmbeddings` for what each call does."""
 
-    def __init__(self, transport: Transport, catalog: str) -> None:
+    def __init__(self, transport: Transport, catalog: str, *, cache: VectorCache | None = None) -> None:
         self._transport = transport
         self._catalog = catalog
+        self._cache = cache
 
     async def read(
         self,
@@ -80,76 +72,35 @@ class AsyncCatalogEmbeddings:
         model: str | None = None,
         sources: Iterable[str] | None = None,
         item_ids: Iterable[str] | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: DataType = "float32",
         version: int | None = None,
+        cache: VectorCache | Path | str | bool | None = None,
     ) -> Embeddings:
         """Reads vectors in bulk."""
-        if dtype not in _DATA_TYPES:
-            raise InvalidInput(f"dtype is {dtype!r}; expected 'float32' or 'float16'")
-        names = () if sources is None else id_list(sources, name="sources", when_empty="pass None for all sources")
-        pieces: list[list[str]] = [[]]  # on the wire, no ids means every item
-        collector = VectorCollector()
-        if item_ids is not None:
-            ids = id_list(item_ids, name="item_ids", when_empty="pass None for all items")
-            collector.expect(len(ids))
-            limits = await self._transport.limits()
-            max_bytes = await self._transport.message_bytes()
-            pieces = list(cut(ids, bytes_of=utf8_bytes, max_count=limits.max_ids_per_call, max_bytes=max_bytes))
-        request = embeddings_pb2.ReadEmbeddingsRequest(
-            catalog=self._catalog, sources=names, data_type=_DATA_TYPES[dtype], version=version or 0
-        )
-        if model is None:
-            request.recipe = recipe
-        else:
-            request.model = model
-        first = embeddings_pb2.ReadEmbeddingsResponse()
-        for piece in pieces:
-            del request.item_ids[:]
-            request.item_ids.extend(piece)
-            first = await self._read_into(collector, request)
-            request.version = first.version  # the pieces are of one version
-            if model is not None:
-                request.model = first.model or model  # and of one model, should its alias move
-        assert collector.found_N is not None
-        return Embeddings(
-            ids=collector.ids,
-            found=collector.found_N,
-            recipe_id=first.recipe_id,
-            model=first.model or None,
-            version=first.version,
-            _vectors=collector.vectors,
-            _present=collector.present,
+        wanted = Wanted(recipe=recipe, model=model, sources=sources, dtype=dtype, version=version)
+        return await reads.read(self._transport, self._catalog, wanted, item_ids=item_ids, cache=self._chosen(cache))
+
+    def batches(
+        self,
+        *,
+        recipe: str = "default",
+        model: str | None = None,
+        sources: Iterable[str] | None = None,
+        dtype: DataType = "float32",
+        version: int | None = None,
+        rows: int = 4_096,
+        cache: VectorCache | Path | str | bool | None = None,
+    ) -> AsyncVectorBatches:
+        """Reads vectors batch by batch."""
+        names = None if sources is None else list(sources)
+        wanted = Wanted(recipe=recipe, model=model, sources=names, dtype=dtype, version=version)
+        chosen = self._chosen(cache)
+        return AsyncVectorBatches(
+            lambda: reads.batches(self._transport, self._catalog, wanted, rows=rows, cache=chosen)
         )
 
-    async def _read_into(
-        self, collector: VectorCollector, request: embeddings_pb2.ReadEmbeddingsRequest
-    ) -> embeddings_pb2.ReadEmbeddingsResponse:
-        """Makes one call, from its start again when the server goes away; returns its first message without data."""
-        before = len(collector.ids)
-        # glibc gives large blocks back to the system when they are freed. For messages of a megabyte that costs several
-        # times as much as the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
-        bytes(_KEPT_BLOCK_BYTES)
-
-        async def attempt(_: float | None) -> embeddings_pb2.ReadEmbeddingsResponse:
-            collector.rewind(before)
-            first: embeddings_pb2.ReadEmbeddingsResponse | None = None
-            async with aclosing(self._transport.stream(READ, request)) as answers:
-                async for answer in answers:
-                    if first is None:
-                        first = embeddings_pb2.ReadEmbeddingsResponse(
-                            recipe_id=answer.recipe_id, model=answer.model, version=answer.version, rows=answer.rows
-                        )
-                        if not request.item_ids:
-                            collector.expect(answer.rows)
-                    collector.feed(answer.data)
-            expected = before + (len(request.item_ids) or (first.rows if first is not None else 0))
-            if first is None or len(collector.ids) != expected or collector.found_N is None:
-                raise MalformedArrow(
-                    f"the server sent {len(collector.ids) - before} of {expected - before} rows; read again"
-                )
-            return first
-
-        return await self._transport.retrying(attempt, seconds=None, idempotent=True)
+    def _chosen(self, cache: VectorCache | Path | str | bool | None) -> VectorCache | None:
+        return self._cache if cache is None else VectorCache.of(cache)
 
     async def write(
         self,
@@ -292,8 +243,9 @@ class CatalogEmbeddings:
         model: str | None = None,
         sources: Iterable[str] | None = None,
         item_ids: Iterable[str] | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: DataType = "float32",
         version: int | None = None,
+        cache: VectorCache | Path | str | bool | None = None,
     ) -> Embeddings:
         """Reads vectors in bulk.
 
@@ -304,6 +256,9 @@ class CatalogEmbeddings:
             item_ids: These items in this order, however many; every item, ordered by id, when None.
             dtype: "float16" halves the traffic and the memory.
             version: The table version to read, of a pin; the newest when None.
+            cache: Keep what is read on this machine, and read from there what has not changed: a folder, True for the
+                user's own, False for none; what the client was connected with when None. What is read by `item_ids` is
+                not kept, but found in what was.
 
         Raises:
             RecipeNotFound: No such recipe.
@@ -313,9 +268,48 @@ class CatalogEmbeddings:
         """
         return self._loop.run(
             self._core.read(
-                recipe=recipe, model=model, sources=sources, item_ids=item_ids, dtype=dtype, version=version
+                recipe=recipe,
+                model=model,
+                sources=sources,
+                item_ids=item_ids,
+                dtype=dtype,
+                version=version,
+                cache=cache,
             )
         )
+
+    def batches(
+        self,
+        *,
+        recipe: str = "default",
+        model: str | None = None,
+        sources: Iterable[str] | None = None,
+        dtype: DataType = "float32",
+        version: int | None = None,
+        rows: int = 4_096,
+        cache: VectorCache | Path | str | bool | None = None,
+    ) -> VectorBatches:
+        """Reads all items' vectors batch by batch, ordered by id, at constant memory.
+
+            for ids, matrices, present in client.embeddings.batches(sources=["text"]): ...
+            loader = torch.utils.data.DataLoader(client.embeddings.batches().to_torch(), batch_size=None)
+
+        Args:
+            recipe: As for :meth:`read`.
+            model: As for :meth:`read`.
+            sources: As for :meth:`read`.
+            dtype: As for :meth:`read`.
+            version: As for :meth:`read`. A pin's, where every pass must give the same.
+            rows: Of a batch.
+            cache: As for :meth:`read`. The first pass then reads all into memory and keeps it.
+
+        Returns:
+            The batches; each pass over them reads anew. What :meth:`read` raises, the pass raises.
+        """
+        core = self._core.batches(
+            recipe=recipe, model=model, sources=sources, dtype=dtype, version=version, rows=rows, cache=cache
+        )
+        return VectorBatches(core, self._loop)
 
     def write(
         self,

@@ -37,7 +37,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         ├── ResourceExhausted
         │   └── StoreFull
         ├── Unavailable
-        │   └── StoreUnavailable
+        │   ├── StoreUnavailable             └── NoEnricher
         ├── Unauthenticated
         └── Internal
             └── DescriptionUnusable
@@ -369,6 +369,10 @@ class Unavailable(ApiError, code=grpc.StatusCode.UNAVAILABLE):
 
 class StoreUnavailable(Unavailable, reason="STORE_UNAVAILABLE"):
     """The store cannot be read or written."""
+
+
+class NoEnricher(Unavailable, reason="NO_ENRICHER"):
+    """A text can only be encoded by an enricher beside the API process, and none answers."""
 
 
 class Unauthenticated(ApiError, code=grpc.StatusCode.UNAUTHENTICATED, reason="UNAUTHENTICATED"):

@@ -78,8 +78,8 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="dmesr-call")
     )
-    # glibc gives a large block back to the system when it is freed, and pays for its pages anew each time: in bulk reads
-    # as much as for the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
+    # glibc gives a large block back to the system when it is freed, and pays for its pages anew each time: in bulk
+    # reads as much as for the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
     bytes(_KEPT_BLOCK_BYTES)
     stopping = _stop_signal()
     preflight.check(config, ready_file=ready_file)

@@ -44,6 +44,7 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "ROUTE_NOT_APPLICABLE": grpc.StatusCode.FAILED_PRECONDITION,
     "NO_PROMPT": grpc.StatusCode.FAILED_PRECONDITION,
     "CORRECTION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "NO_ENRICHER": grpc.StatusCode.UNAVAILABLE,
     "RECIPE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "SOURCE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "SOURCE_READ_ONLY": grpc.StatusCode.FAILED_PRECONDITION,

@@ -23,7 +23,8 @@ ERRORS = re.findall(
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
     InvalidField InvalidFilter InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
-    MalformedArrow ModelExists ModelInUse ModelNotFound ModelNotReady NoEarlierModel NonFiniteVector NotFound
+    MalformedArrow ModelExists ModelInUse ModelNotFound ModelNotReady NoEarlierModel NoEnricher NonFiniteVector
+    NotFound
     PermissionDenied PictureFileNotFound PictureHashMismatch PictureNotFound PictureTooLarge
     PictureTooManyPixels PictureUnreadable PictureUriNotAllowed RecipeNotFound RequestTooLarge
     ResourceExhausted ServerUnavailable SourceNotFound SourceReadOnly StoreFull StoreUnavailable
@@ -39,6 +40,7 @@ VALUES = re.findall(
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
+    VectorBatch VectorBatches VectorCache
     """,
 )
 MODULES = ["aio", "errors", "readers"]
@@ -85,7 +87,9 @@ def test_both_faces_have_the_same_calls(sync: type, core: type):
         assert not inspect.iscoroutinefunction(call), name
         awaited = inspect.iscoroutinefunction(other)
         iterated = inspect.isasyncgenfunction(other)
-        assert awaited or iterated or name == "catalog", f"{core.__name__}.{name} is neither coroutine nor iterator"
+        assert awaited or iterated or name in ("catalog", "batches"), (
+            f"{core.__name__}.{name} is neither coroutine nor iterator"
+        )
         ours, theirs = inspect.signature(call), inspect.signature(other)
         assert list(ours.parameters) == list(theirs.parameters), name
         for parameter in ours.parameters.values():
@@ -104,7 +108,7 @@ RPCS = {
     rpc.name: rpc
     for module in (
         "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs", "models",
-        "pictures", "pins", "previews", "recommendations", "transport",
+        "pictures", "pins", "previews", "reads", "recommendations", "transport",
     )
     for rpc in vars(import_module(f"dmesr.{module}")).values()
     if isinstance(rpc, Rpc)

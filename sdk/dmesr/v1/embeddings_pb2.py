@@ -16,7 +16,7 @@ from dmesr.v1 import items_pb2 as dmesr_dot_v1_dot_items__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64mesr/v1/embeddings.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\x12\x1d\n\x15\x64\x65scription_recipe_id\x18\x03 \x01(\t\x12\x10\n\x08\x65xternal\x18\x04 \x01(\x08\x12\x0f\n\x07present\x18\x05 \x01(\x03\"\xa2\x02\n\x06Recipe\x12\x11\n\trecipe_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12!\n\x07sources\x18\x04 \x03(\x0b\x32\x10.dmesr.v1.Source\x12\x45\n\x13\x64\x65scription_recipes\x18\x05 \x03(\x0b\x32(.dmesr.v1.Recipe.DescriptionRecipesEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07is_mllm\x18\x07 \x01(\x08\x1a\x39\n\x17\x44\x65scriptionRecipesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"%\n\x12ListRecipesRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"8\n\x13ListRecipesResponse\x12!\n\x07recipes\x18\x01 \x03(\x0b\x32\x10.dmesr.v1.Recipe\";\n\x18GetEmbeddingStatsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\"n\n\x0bSourceStats\x12 \n\x06source\x18\x01 \x01(\x0b\x32\x10.dmesr.v1.Source\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\x12\x11\n\tmean_norm\x18\x03 \x01(\x01\x12\x18\n\x10mean_pair_cosine\x18\x04 \x01(\x01\"\x93\x01\n\x19GetEmbeddingStatsResponse\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.dmesr.v1.Recipe\x12\r\n\x05items\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12&\n\x07sources\x18\x05 \x03(\x0b\x32\x15.dmesr.v1.SourceStats\"\xae\x01\n\x15ReadEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x10\n\x06recipe\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x10\n\x08item_ids\x18\x05 \x03(\t\x12%\n\tdata_type\x18\x06 \x01(\x0e\x32\x12.dmesr.v1.DataType\x12\x0f\n\x07version\x18\x07 \x01(\x03\x42\x06\n\x04\x66rom\"g\n\x16ReadEmbeddingsResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\trecipe_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\"n\n\x16WriteEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x15\n\rcreate_recipe\x18\x05 \x01(\x08\"R\n\x17WriteEmbeddingsResponse\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.dmesr.v1.RowResult\x12\x11\n\trecipe_id\x18\x02 \x01(\t\"\x9c\x01\n\x15\x46indNeighboursRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x10\n\x06recipe\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x11\n\x07item_id\x18\x05 \x01(\tH\x01\x12\x10\n\x06vector\x18\x06 \x01(\x0cH\x01\x12\t\n\x01k\x18\x07 \x01(\x05\x42\x06\n\x04\x66romB\x07\n\x05query\"0\n\tNeighbour\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"A\n\x16\x46indNeighboursResponse\x12\'\n\nneighbours\x18\x01 \x03(\x0b\x32\x13.dmesr.v1.Neighbour\"\\\n\x14PinEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x03 \x01(\x05\x12\x0e\n\x06holder\x18\x04 \x01(\t\"\x8c\x01\n\x15PinEmbeddingsResponse\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\x11\n\trecipe_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"#\n\x11ReleasePinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\"\x14\n\x12ReleasePinResponse*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x32\xdf\x04\n\x10\x45mbeddingService\x12J\n\x0bListRecipes\x12\x1c.dmesr.v1.ListRecipesRequest\x1a\x1d.dmesr.v1.ListRecipesResponse\x12\\\n\x11GetEmbeddingStats\x12\".dmesr.v1.GetEmbeddingStatsRequest\x1a#.dmesr.v1.GetEmbeddingStatsResponse\x12U\n\x0eReadEmbeddings\x12\x1f.dmesr.v1.ReadEmbeddingsRequest\x1a .dmesr.v1.ReadEmbeddingsResponse0\x01\x12Z\n\x0fWriteEmbeddings\x12 .dmesr.v1.WriteEmbeddingsRequest\x1a!.dmesr.v1.WriteEmbeddingsResponse(\x01\x30\x01\x12S\n\x0e\x46indNeighbours\x12\x1f.dmesr.v1.FindNeighboursRequest\x1a .dmesr.v1.FindNeighboursResponse\x12P\n\rPinEmbeddings\x12\x1e.dmesr.v1.PinEmbeddingsRequest\x1a\x1f.dmesr.v1.PinEmbeddingsResponse\x12G\n\nReleasePin\x12\x1b.dmesr.v1.ReleasePinRequest\x1a\x1c.dmesr.v1.ReleasePinResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64mesr/v1/embeddings.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\x12\x1d\n\x15\x64\x65scription_recipe_id\x18\x03 \x01(\t\x12\x10\n\x08\x65xternal\x18\x04 \x01(\x08\x12\x0f\n\x07present\x18\x05 \x01(\x03\"\xa2\x02\n\x06Recipe\x12\x11\n\trecipe_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12!\n\x07sources\x18\x04 \x03(\x0b\x32\x10.dmesr.v1.Source\x12\x45\n\x13\x64\x65scription_recipes\x18\x05 \x03(\x0b\x32(.dmesr.v1.Recipe.DescriptionRecipesEntry\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07is_mllm\x18\x07 \x01(\x08\x1a\x39\n\x17\x44\x65scriptionRecipesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"%\n\x12ListRecipesRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"8\n\x13ListRecipesResponse\x12!\n\x07recipes\x18\x01 \x03(\x0b\x32\x10.dmesr.v1.Recipe\";\n\x18GetEmbeddingStatsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\"\x94\x01\n\x0bSourceStats\x12 \n\x06source\x18\x01 \x01(\x0b\x32\x10.dmesr.v1.Source\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\x12\x11\n\tmean_norm\x18\x03 \x01(\x01\x12\x18\n\x10mean_pair_cosine\x18\x04 \x01(\x01\x12$\n\x05index\x18\x05 \x01(\x0b\x32\x15.dmesr.v1.VectorIndex\"\xa6\x01\n\x0bVectorIndex\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x14\n\x0cindexed_rows\x18\x02 \x01(\x03\x12\x16\n\x0eunindexed_rows\x18\x03 \x01(\x03\x12\x14\n\x0crecall_at_10\x18\x04 \x01(\x01\x12\x15\n\rrecall_sample\x18\x05 \x01(\x05\x12.\n\nbuild_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x01\n\x19GetEmbeddingStatsResponse\x12 \n\x06recipe\x18\x01 \x01(\x0b\x32\x10.dmesr.v1.Recipe\x12\r\n\x05items\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12&\n\x07sources\x18\x05 \x03(\x0b\x32\x15.dmesr.v1.SourceStats\"\xe4\x01\n\x15ReadEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x10\n\x06recipe\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x10\n\x08item_ids\x18\x05 \x03(\t\x12%\n\tdata_type\x18\x06 \x01(\x0e\x32\x12.dmesr.v1.DataType\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x18\n\x10want_fingerprint\x18\x08 \x01(\x08\x12\x1a\n\x12known_fingerprints\x18\t \x03(\tB\x06\n\x04\x66rom\"\x8f\x01\n\x16ReadEmbeddingsResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\trecipe_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x11\n\tunchanged\x18\x07 \x01(\x08\"n\n\x16WriteEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x15\n\rcreate_recipe\x18\x05 \x01(\x08\"R\n\x17WriteEmbeddingsResponse\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.dmesr.v1.RowResult\x12\x11\n\trecipe_id\x18\x02 \x01(\t\"\xcb\x01\n\x15\x46indNeighboursRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x10\n\x06recipe\x18\x02 \x01(\tH\x00\x12\x0f\n\x05model\x18\x03 \x01(\tH\x00\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x11\n\x07item_id\x18\x05 \x01(\tH\x01\x12\x10\n\x06vector\x18\x06 \x01(\x0cH\x01\x12\x0e\n\x04text\x18\x08 \x01(\tH\x01\x12\t\n\x01k\x18\x07 \x01(\x05\x12\x0e\n\x06\x66ilter\x18\t \x01(\t\x12\r\n\x05\x65xact\x18\n \x01(\x08\x42\x06\n\x04\x66romB\x07\n\x05query\"0\n\tNeighbour\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\"c\n\x16\x46indNeighboursResponse\x12\'\n\nneighbours\x18\x01 \x03(\x0b\x32\x13.dmesr.v1.Neighbour\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x11\n\trecipe_id\x18\x03 \x01(\t\"\\\n\x14PinEmbeddingsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x03 \x01(\x05\x12\x0e\n\x06holder\x18\x04 \x01(\t\"\x8c\x01\n\x15PinEmbeddingsResponse\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\x11\n\trecipe_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"#\n\x11ReleasePinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\"\x14\n\x12ReleasePinResponse*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x32\xdf\x04\n\x10\x45mbeddingService\x12J\n\x0bListRecipes\x12\x1c.dmesr.v1.ListRecipesRequest\x1a\x1d.dmesr.v1.ListRecipesResponse\x12\\\n\x11GetEmbeddingStats\x12\".dmesr.v1.GetEmbeddingStatsRequest\x1a#.dmesr.v1.GetEmbeddingStatsResponse\x12U\n\x0eReadEmbeddings\x12\x1f.dmesr.v1.ReadEmbeddingsRequest\x1a .dmesr.v1.ReadEmbeddingsResponse0\x01\x12Z\n\x0fWriteEmbeddings\x12 .dmesr.v1.WriteEmbeddingsRequest\x1a!.dmesr.v1.WriteEmbeddingsResponse(\x01\x30\x01\x12S\n\x0e\x46indNeighbours\x12\x1f.dmesr.v1.FindNeighboursRequest\x1a .dmesr.v1.FindNeighboursResponse\x12P\n\rPinEmbeddings\x12\x1e.dmesr.v1.PinEmbeddingsRequest\x1a\x1f.dmesr.v1.PinEmbeddingsResponse\x12G\n\nReleasePin\x12\x1b.dmesr.v1.ReleasePinRequest\x1a\x1c.dmesr.v1.ReleasePinResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,8 +25,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_RECIPE_DESCRIPTIONRECIPESENTRY']._options = None
   _globals['_RECIPE_DESCRIPTIONRECIPESENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1960
-  _globals['_DATATYPE']._serialized_end=2043
+  _globals['_DATATYPE']._serialized_start=2344
+  _globals['_DATATYPE']._serialized_end=2427
   _globals['_SOURCE']._serialized_start=94
   _globals['_SOURCE']._serialized_end=195
   _globals['_RECIPE']._serialized_start=198
@@ -39,32 +39,34 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTRECIPESRESPONSE']._serialized_end=585
   _globals['_GETEMBEDDINGSTATSREQUEST']._serialized_start=587
   _globals['_GETEMBEDDINGSTATSREQUEST']._serialized_end=646
-  _globals['_SOURCESTATS']._serialized_start=648
-  _globals['_SOURCESTATS']._serialized_end=758
-  _globals['_GETEMBEDDINGSTATSRESPONSE']._serialized_start=761
-  _globals['_GETEMBEDDINGSTATSRESPONSE']._serialized_end=908
-  _globals['_READEMBEDDINGSREQUEST']._serialized_start=911
-  _globals['_READEMBEDDINGSREQUEST']._serialized_end=1085
-  _globals['_READEMBEDDINGSRESPONSE']._serialized_start=1087
-  _globals['_READEMBEDDINGSRESPONSE']._serialized_end=1190
-  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_start=1192
-  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_end=1302
-  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_start=1304
-  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_end=1386
-  _globals['_FINDNEIGHBOURSREQUEST']._serialized_start=1389
-  _globals['_FINDNEIGHBOURSREQUEST']._serialized_end=1545
-  _globals['_NEIGHBOUR']._serialized_start=1547
-  _globals['_NEIGHBOUR']._serialized_end=1595
-  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_start=1597
-  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_end=1662
-  _globals['_PINEMBEDDINGSREQUEST']._serialized_start=1664
-  _globals['_PINEMBEDDINGSREQUEST']._serialized_end=1756
-  _globals['_PINEMBEDDINGSRESPONSE']._serialized_start=1759
-  _globals['_PINEMBEDDINGSRESPONSE']._serialized_end=1899
-  _globals['_RELEASEPINREQUEST']._serialized_start=1901
-  _globals['_RELEASEPINREQUEST']._serialized_end=1936
-  _globals['_RELEASEPINRESPONSE']._serialized_start=1938
-  _globals['_RELEASEPINRESPONSE']._serialized_end=1958
-  _globals['_EMBEDDINGSERVICE']._serialized_start=2046
-  _globals['_EMBEDDINGSERVICE']._serialized_end=2653
+  _globals['_SOURCESTATS']._serialized_start=649
+  _globals['_SOURCESTATS']._serialized_end=797
+  _globals['_VECTORINDEX']._serialized_start=800
+  _globals['_VECTORINDEX']._serialized_end=966
+  _globals['_GETEMBEDDINGSTATSRESPONSE']._serialized_start=969
+  _globals['_GETEMBEDDINGSTATSRESPONSE']._serialized_end=1116
+  _globals['_READEMBEDDINGSREQUEST']._serialized_start=1119
+  _globals['_READEMBEDDINGSREQUEST']._serialized_end=1347
+  _globals['_READEMBEDDINGSRESPONSE']._serialized_start=1350
+  _globals['_READEMBEDDINGSRESPONSE']._serialized_end=1493
+  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_start=1495
+  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_end=1605
+  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_start=1607
+  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_end=1689
+  _globals['_FINDNEIGHBOURSREQUEST']._serialized_start=1692
+  _globals['_FINDNEIGHBOURSREQUEST']._serialized_end=1895
+  _globals['_NEIGHBOUR']._serialized_start=1897
+  _globals['_NEIGHBOUR']._serialized_end=1945
+  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_start=1947
+  _globals['_FINDNEIGHBOURSRESPONSE']._serialized_end=2046
+  _globals['_PINEMBEDDINGSREQUEST']._serialized_start=2048
+  _globals['_PINEMBEDDINGSREQUEST']._serialized_end=2140
+  _globals['_PINEMBEDDINGSRESPONSE']._serialized_start=2143
+  _globals['_PINEMBEDDINGSRESPONSE']._serialized_end=2283
+  _globals['_RELEASEPINREQUEST']._serialized_start=2285
+  _globals['_RELEASEPINREQUEST']._serialized_end=2320
+  _globals['_RELEASEPINRESPONSE']._serialized_start=2322
+  _globals['_RELEASEPINRESPONSE']._serialized_end=2342
+  _globals['_EMBEDDINGSERVICE']._serialized_start=2430
+  _globals['_EMBEDDINGSERVICE']._serialized_end=3037
 # @@protoc_insertion_point(module_scope)

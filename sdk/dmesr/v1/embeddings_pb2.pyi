@@ -239,6 +239,7 @@ class SourceStats(Message):
     COVERAGE_FIELD_NUMBER: int
     MEAN_NORM_FIELD_NUMBER: int
     MEAN_PAIR_COSINE_FIELD_NUMBER: int
+    INDEX_FIELD_NUMBER: int
     coverage: float
     """Its share of the catalog's items, 0 to 1."""
     mean_norm: float
@@ -249,6 +250,10 @@ class SourceStats(Message):
     def source(self) -> Source:
         """The source."""
 
+    @property
+    def index(self) -> VectorIndex:
+        """The index that FindNeighbours searches; absent where it searches all vectors."""
+
     def __init__(
         self,
         *,
@@ -256,9 +261,49 @@ class SourceStats(Message):
         coverage: float = ...,
         mean_norm: float = ...,
         mean_pair_cosine: float = ...,
+        index: VectorIndex | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["source", b"source"]) -> bool: ...
-    def ClearField(self, field_name: Literal["coverage", b"coverage", "mean_norm", b"mean_norm", "mean_pair_cosine", b"mean_pair_cosine", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: Literal["index", b"index", "source", b"source"]) -> bool: ...
+    def ClearField(self, field_name: Literal["coverage", b"coverage", "index", b"index", "mean_norm", b"mean_norm", "mean_pair_cosine", b"mean_pair_cosine", "source", b"source"]) -> None: ...
+
+@final
+class VectorIndex(Message):
+    """An index over the vectors of one source, made in the background once there are many."""
+
+    DESCRIPTOR: Descriptor
+
+    KIND_FIELD_NUMBER: int
+    INDEXED_ROWS_FIELD_NUMBER: int
+    UNINDEXED_ROWS_FIELD_NUMBER: int
+    RECALL_AT_10_FIELD_NUMBER: int
+    RECALL_SAMPLE_FIELD_NUMBER: int
+    BUILD_TIME_FIELD_NUMBER: int
+    kind: str
+    """"IVF_HNSW_SQ" or "IVF_PQ"."""
+    indexed_rows: int
+    """Vectors in the index."""
+    unindexed_rows: int
+    """Vectors written since; they are searched one by one, so that none is missed, until the index takes them up."""
+    recall_at_10: float
+    """Share of the exact 10 nearest that the index finds, measured on a sample of these vectors."""
+    recall_sample: int
+    """Vectors of that sample."""
+    @property
+    def build_time(self) -> Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        kind: str = ...,
+        indexed_rows: int = ...,
+        unindexed_rows: int = ...,
+        recall_at_10: float = ...,
+        recall_sample: int = ...,
+        build_time: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["build_time", b"build_time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["build_time", b"build_time", "indexed_rows", b"indexed_rows", "kind", b"kind", "recall_at_10", b"recall_at_10", "recall_sample", b"recall_sample", "unindexed_rows", b"unindexed_rows"]) -> None: ...
 
 @final
 class GetEmbeddingStatsResponse(Message):
@@ -310,6 +355,8 @@ class ReadEmbeddingsRequest(Message):
     ITEM_IDS_FIELD_NUMBER: int
     DATA_TYPE_FIELD_NUMBER: int
     VERSION_FIELD_NUMBER: int
+    WANT_FINGERPRINT_FIELD_NUMBER: int
+    KNOWN_FINGERPRINTS_FIELD_NUMBER: int
     catalog: str
     """The catalog; "default" when empty."""
     recipe: str
@@ -320,6 +367,8 @@ class ReadEmbeddingsRequest(Message):
     """The number format."""
     version: int
     """The table version to read; 0 means the newest."""
+    want_fingerprint: bool
+    """Tell the fingerprint of all items' vectors of these sources, for a caller that keeps them; whatever `item_ids` says."""
     @property
     def sources(self) -> RepeatedScalarFieldContainer[str]:
         """The sources; all when empty."""
@@ -327,6 +376,10 @@ class ReadEmbeddingsRequest(Message):
     @property
     def item_ids(self) -> RepeatedScalarFieldContainer[str]:
         """These items in this order, at most `max_ids_per_call`; every item of the table, ordered by id, when empty."""
+
+    @property
+    def known_fingerprints(self) -> RepeatedScalarFieldContainer[str]:
+        """Fingerprints of what the caller has kept. If the one to be told is among them, the first message is the only one."""
 
     def __init__(
         self,
@@ -338,9 +391,11 @@ class ReadEmbeddingsRequest(Message):
         item_ids: Iterable[str] | None = ...,
         data_type: DataType.ValueType = ...,
         version: int = ...,
+        want_fingerprint: bool = ...,
+        known_fingerprints: Iterable[str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["from", b"from", "model", b"model", "recipe", b"recipe"]) -> bool: ...
-    def ClearField(self, field_name: Literal["catalog", b"catalog", "data_type", b"data_type", "from", b"from", "item_ids", b"item_ids", "model", b"model", "recipe", b"recipe", "sources", b"sources", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "data_type", b"data_type", "from", b"from", "item_ids", b"item_ids", "known_fingerprints", b"known_fingerprints", "model", b"model", "recipe", b"recipe", "sources", b"sources", "version", b"version", "want_fingerprint", b"want_fingerprint"]) -> None: ...
     def WhichOneof(self, oneof_group: Literal["from", b"from"]) -> Literal["recipe", "model"] | None: ...
 
 @final
@@ -356,6 +411,8 @@ class ReadEmbeddingsResponse(Message):
     MODEL_FIELD_NUMBER: int
     VERSION_FIELD_NUMBER: int
     ROWS_FIELD_NUMBER: int
+    FINGERPRINT_FIELD_NUMBER: int
+    UNCHANGED_FIELD_NUMBER: int
     data: bytes
     """The next bytes of the stream. The first message holds the schema; each later one whole record batches."""
     recipe_id: str
@@ -366,6 +423,12 @@ class ReadEmbeddingsResponse(Message):
     """First message: the table version that is read."""
     rows: int
     """First message: rows that will follow."""
+    fingerprint: str
+    """First message, if asked for: the same for the same vectors of the same table, whatever version they are read of.
+    64 hex digits.
+    """
+    unchanged: bool
+    """First message: the caller has these vectors already, and none follow."""
     def __init__(
         self,
         *,
@@ -374,8 +437,10 @@ class ReadEmbeddingsResponse(Message):
         model: str = ...,
         version: int = ...,
         rows: int = ...,
+        fingerprint: str = ...,
+        unchanged: bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["data", b"data", "model", b"model", "recipe_id", b"recipe_id", "rows", b"rows", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: Literal["data", b"data", "fingerprint", b"fingerprint", "model", b"model", "recipe_id", b"recipe_id", "rows", b"rows", "unchanged", b"unchanged", "version", b"version"]) -> None: ...
 
 @final
 class WriteEmbeddingsRequest(Message):
@@ -443,7 +508,10 @@ class FindNeighboursRequest(Message):
     SOURCE_FIELD_NUMBER: int
     ITEM_ID_FIELD_NUMBER: int
     VECTOR_FIELD_NUMBER: int
+    TEXT_FIELD_NUMBER: int
     K_FIELD_NUMBER: int
+    FILTER_FIELD_NUMBER: int
+    EXACT_FIELD_NUMBER: int
     catalog: str
     """The catalog; "default" when empty."""
     recipe: str
@@ -456,8 +524,14 @@ class FindNeighboursRequest(Message):
     """An item of the catalog; itself is left out of the answer."""
     vector: bytes
     """A packed little-endian float32 vector."""
+    text: str
+    """A text, which an enricher on the server's machine encodes with the recipe's own encoder. Not with `model`."""
     k: int
     """How many; 10 when 0."""
+    filter: str
+    """Only items whose attributes meet this filter (docs/filters.md); they are told apart before the nearest are taken."""
+    exact: bool
+    """Compare with every vector, also where there is an index."""
     def __init__(
         self,
         *,
@@ -467,14 +541,17 @@ class FindNeighboursRequest(Message):
         source: str = ...,
         item_id: str = ...,
         vector: bytes = ...,
+        text: str = ...,
         k: int = ...,
+        filter: str = ...,
+        exact: bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["from", b"from", "item_id", b"item_id", "model", b"model", "query", b"query", "recipe", b"recipe", "vector", b"vector"]) -> bool: ...
-    def ClearField(self, field_name: Literal["catalog", b"catalog", "from", b"from", "item_id", b"item_id", "k", b"k", "model", b"model", "query", b"query", "recipe", b"recipe", "source", b"source", "vector", b"vector"]) -> None: ...
+    def HasField(self, field_name: Literal["from", b"from", "item_id", b"item_id", "model", b"model", "query", b"query", "recipe", b"recipe", "text", b"text", "vector", b"vector"]) -> bool: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "exact", b"exact", "filter", b"filter", "from", b"from", "item_id", b"item_id", "k", b"k", "model", b"model", "query", b"query", "recipe", b"recipe", "source", b"source", "text", b"text", "vector", b"vector"]) -> None: ...
     @overload
     def WhichOneof(self, oneof_group: Literal["from", b"from"]) -> Literal["recipe", "model"] | None: ...
     @overload
-    def WhichOneof(self, oneof_group: Literal["query", b"query"]) -> Literal["item_id", "vector"] | None: ...
+    def WhichOneof(self, oneof_group: Literal["query", b"query"]) -> Literal["item_id", "vector", "text"] | None: ...
 
 @final
 class Neighbour(Message):
@@ -503,6 +580,12 @@ class FindNeighboursResponse(Message):
     DESCRIPTOR: Descriptor
 
     NEIGHBOURS_FIELD_NUMBER: int
+    EXACT_FIELD_NUMBER: int
+    RECIPE_ID_FIELD_NUMBER: int
+    exact: bool
+    """True where every vector was compared; false where an index was searched."""
+    recipe_id: str
+    """The recipe whose vectors were searched, or of the model."""
     @property
     def neighbours(self) -> RepeatedCompositeFieldContainer[Neighbour]:
         """The items."""
@@ -511,8 +594,10 @@ class FindNeighboursResponse(Message):
         self,
         *,
         neighbours: Iterable[Neighbour] | None = ...,
+        exact: bool = ...,
+        recipe_id: str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["neighbours", b"neighbours"]) -> None: ...
+    def ClearField(self, field_name: Literal["exact", b"exact", "neighbours", b"neighbours", "recipe_id", b"recipe_id"]) -> None: ...
 
 @final
 class PinEmbeddingsRequest(Message):

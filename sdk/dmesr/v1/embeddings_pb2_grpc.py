@@ -85,7 +85,7 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FindNeighbours(self, request, context):
-        """Finds the items nearest to an item or to a vector.
+        """Finds the items nearest to an item, to a vector or to a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

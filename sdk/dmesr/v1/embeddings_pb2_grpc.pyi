@@ -91,7 +91,7 @@ class EmbeddingServiceStub:
         FindNeighboursRequest,
         FindNeighboursResponse,
     ]
-    """Finds the items nearest to an item or to a vector."""
+    """Finds the items nearest to an item, to a vector or to a text."""
 
     PinEmbeddings: UnaryUnaryMultiCallable[
         PinEmbeddingsRequest,
@@ -136,7 +136,7 @@ class EmbeddingServiceAsyncStub:
         FindNeighboursRequest,
         FindNeighboursResponse,
     ]
-    """Finds the items nearest to an item or to a vector."""
+    """Finds the items nearest to an item, to a vector or to a text."""
 
     PinEmbeddings: UnaryUnaryMultiCallable[
         PinEmbeddingsRequest,
@@ -191,7 +191,7 @@ class EmbeddingServiceServicer(metaclass=ABCMeta):
         request: FindNeighboursRequest,
         context: _ServicerContext,
     ) -> Union[FindNeighboursResponse, Awaitable[FindNeighboursResponse]]:
-        """Finds the items nearest to an item or to a vector."""
+        """Finds the items nearest to an item, to a vector or to a text."""
 
     @abstractmethod
     def PinEmbeddings(

@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """The describer works without prompts, so there is none to show. FAILED_PRECONDITION."""
     ERROR_REASON_CORRECTION_NOT_FOUND: _ErrorReason.ValueType  # 49
     """There is no such correction of a description. NOT_FOUND."""
+    ERROR_REASON_NO_ENRICHER: _ErrorReason.ValueType  # 59
+    """A text can only be encoded by an enricher beside the API process, and none answers. UNAVAILABLE."""
     ERROR_REASON_RECIPE_NOT_FOUND: _ErrorReason.ValueType  # 50
     """No such recipe in the catalog. NOT_FOUND."""
     ERROR_REASON_SOURCE_NOT_FOUND: _ErrorReason.ValueType  # 51
@@ -197,6 +199,8 @@ ERROR_REASON_NO_PROMPT: ErrorReason.ValueType  # 48
 """The describer works without prompts, so there is none to show. FAILED_PRECONDITION."""
 ERROR_REASON_CORRECTION_NOT_FOUND: ErrorReason.ValueType  # 49
 """There is no such correction of a description. NOT_FOUND."""
+ERROR_REASON_NO_ENRICHER: ErrorReason.ValueType  # 59
+"""A text can only be encoded by an enricher beside the API process, and none answers. UNAVAILABLE."""
 ERROR_REASON_RECIPE_NOT_FOUND: ErrorReason.ValueType  # 50
 """No such recipe in the catalog. NOT_FOUND."""
 ERROR_REASON_SOURCE_NOT_FOUND: ErrorReason.ValueType  # 51

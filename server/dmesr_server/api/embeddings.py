@@ -179,20 +179,26 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
                 source=unknown[0],
                 sources=", ".join(dims),
             )
+        fingerprint = place.table.fingerprint(names, version) if _asks_for_fingerprint(request) else ""
         stream = vectors.VectorStream(
             [vectors.WireSource(name, dims[name]) for name in names], half=request.data_type == pb.DATA_TYPE_FLOAT16
         )
-        if ids:
-            rows, batches = len(ids), _taken(place.table, ids, names, dims, version)
-        else:
-            rows = place.table.count(version)
-            batches = place.table.scan(names, version, stream.batch_bytes)
-        return _Reading(
-            first=pb.ReadEmbeddingsResponse(
-                data=stream.head(), recipe_id=place.recipe_id, model=place.model, version=version, rows=rows
-            ),
-            messages=_messages(stream, batches),
+        first = pb.ReadEmbeddingsResponse(
+            data=stream.head(),
+            recipe_id=place.recipe_id,
+            model=place.model,
+            version=version,
+            fingerprint=fingerprint,
+            unchanged=fingerprint in request.known_fingerprints,
         )
+        if first.unchanged:
+            return _Reading(first=first, messages=iter([stream.tail()]))
+        if ids:
+            first.rows, batches = len(ids), _taken(place.table, ids, names, dims, version)
+        else:
+            first.rows = place.table.count(version)
+            batches = place.table.scan(names, version, stream.batch_bytes)
+        return _Reading(first=first, messages=_messages(stream, batches))
 
     def _neighbours(self, request: pb.FindNeighboursRequest) -> pb.FindNeighboursResponse:
         row, catalog = self._parts.catalog(request.catalog)
@@ -261,6 +267,10 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
         self._parts.store.catalog(pin.catalog).embeddings(pin.recipe_id).unpin(pin.tag)
         self._parts.control.pins.release(pin.pin_id)
         return pb.ReleasePinResponse()
+
+
+def _asks_for_fingerprint(request: pb.ReadEmbeddingsRequest) -> bool:
+    return request.want_fingerprint or bool(request.known_fingerprints)
 
 
 def _taken(

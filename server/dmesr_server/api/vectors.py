@@ -59,8 +59,8 @@ class VectorStream:
     """Cuts record batches of the store into the messages of one Arrow IPC stream.
 
     From the file to the socket each vector is copied by:
-    1. Lance, which decodes pages into Arrow's buffers (and once more by `ordered` in the store, where the rows of a step
-       do not lie in order of their id);
+    1. Lance, which decodes pages into Arrow's buffers (and once more by `ordered` in the store, where the rows of a
+       step do not lie in order of their id);
     2. `_cast`, for float16 only: it is another number;
     3. `_message`, which lays the buffers of a batch out one after the other. grpc takes nothing but one `bytes`;
     4. grpc, into a slice of its own, and the kernel, into the socket.

@@ -17,7 +17,7 @@ from ..errors import ServiceError
 from .database import Database, encoded, is_in
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
-from .tables import Table
+from .tables import Table, incarnation
 from .vector_columns import (
     EXPECTED,
     FIXED_FIELDS,
@@ -34,6 +34,7 @@ from .vector_columns import (
 STEP_BYTES = 16 << 20  # what an ordered scan holds at a time
 UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by id, from which one scan beats many look-ups
+KEPT_FINGERPRINTS = 64  # of a table
 UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
 
 
@@ -52,6 +53,7 @@ class VectorTable:
         self._table = Table(
             database=database, name=name, schema=pa.schema([*FIXED_FIELDS, *fields]), indexed=["item_id"]
         )
+        self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
 
     @property
     def name(self) -> str:
@@ -337,11 +339,26 @@ class VectorTable:
             rows = rows.take(pc.sort_indices(rows["item_id"]))
             total.update(f"{len(source.encode())}:{source}:{rows.num_rows}:".encode())
             for column in ("item_id", name):
-                # Lengths and then the texts end to end: no two different columns give the same bytes.
-                texts = rows[column].combine_chunks().cast(pa.large_string())
-                total.update(pc.binary_length(texts).cast(pa.int64()).to_numpy().astype("<i8").tobytes())
-                total.update(_text_bytes(texts))
+                update_with_texts(total, rows[column])
         return total.hexdigest()
+
+    def fingerprint(self, sources: Sequence[str], version: int | None = None) -> str:
+        """sha256 hex over all ids and these sources' hashes of a version, and over which table it is.
+
+        Two reads of one fingerprint give the same vectors. Unlike :meth:`digest` it tells apart tables whose vectors
+        were made by different means of the same texts. The last ones asked for are kept.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND.
+        """
+        snapshot = self._table.snapshot(version)
+        key = (incarnation(snapshot.schema), snapshot.version, tuple(sources))
+        known = self._fingerprints.get(key)
+        if known is None:
+            known = self._fingerprints[key] = _fingerprint(snapshot, key)
+            while len(self._fingerprints) > KEPT_FINGERPRINTS:
+                self._fingerprints.pop(next(iter(self._fingerprints)), None)
+        return known
 
     def pin(self, tag: str, version: int) -> None:
         """Keeps a version readable until :meth:`unpin`. The same pin again changes nothing.
@@ -354,6 +371,26 @@ class VectorTable:
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
+
+
+def _fingerprint(snapshot: Snapshot, key: tuple[bytes, int, tuple[str, ...]]) -> str:
+    table, _, sources = key
+    dims = source_dims(snapshot.schema)
+    vector_columns(sources, dims)  # refuses unknown ones
+    names = [column_names(source)[1] for source in sources]
+    rows = snapshot.select(["item_id", *dict.fromkeys(names)]).combine_chunks()
+    rows = rows.take(pc.sort_indices(rows["item_id"]))
+    total = hashlib.sha256(repr((table, rows.num_rows, [(source, dims[source]) for source in sources])).encode())
+    for column in ("item_id", *names):
+        update_with_texts(total, pc.fill_null(rows[column], ""))  # no hash is empty
+    return total.hexdigest()
+
+
+def update_with_texts(total: hashlib._Hash, column: pa.ChunkedArray) -> None:
+    """Adds a column to a hash: lengths and then the texts end to end, so that no two columns give the same bytes."""
+    texts = column.combine_chunks().cast(pa.large_string())
+    total.update(pc.binary_length(texts).cast(pa.int64()).to_numpy().astype("<i8").tobytes())
+    total.update(_text_bytes(texts))
 
 
 def _text_bytes(texts: pa.Array) -> memoryview:
