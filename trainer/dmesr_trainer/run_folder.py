@@ -90,8 +90,9 @@ class RunFolder:
         return found
 
     def _write_start(self, config: TrainConfig, *, facts: dict[str, Any]) -> None:
-        self.write_json("config.json", config.to_dict())
         self.write_json("run.json", {"seed": config.seed, "commit": commit(), **facts})
+        # Last: a folder with config.json holds a run that can be taken up, also after a kill right here.
+        self.write_json("config.json", config.to_dict())
 
     def _check_same(self, config: TrainConfig, *, facts: dict[str, Any]) -> None:
         was, now = _read_json(self.path / "config.json"), config.to_dict()
