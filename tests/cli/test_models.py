@@ -178,6 +178,33 @@ def test_recommend(cli: Cli, folder: Path, vectors: dict[str, np.ndarray], tiny_
     assert [row.split()[1] for row in popular.out.splitlines()[1:5]] == ["a", "b", "c", "d"]
 
 
+def test_recommend_by_filter_and_by_the_item_looked_at(cli: Cli, folder: Path):
+    cli("models", "publish", folder, "--name", "tiny", "--promote", "production")
+    found = cli("recommend", "a", "--filter", 'title in ["Title c", "Title d"]', "--json").json
+    assert {one["item_id"] for one in found["recommendations"]} == {"c", "d"}
+    wrong = cli("recommend", "a", "--filter", "title in [")
+    assert (wrong.code, "[INVALID_FILTER]" in wrong.err) == (1, True)
+    near = cli("recommend", "--similar-to", "a", "--json").json
+    assert near["strategy"] == "SIMILAR"
+    assert "a" not in {one["item_id"] for one in near["recommendations"]}
+    assert "near to the one given" in cli("recommend", "--similar-to", "a").err
+
+
+def test_two_aliases_share_the_calls(cli: Cli, folder: Path, write: Callable[..., Path]):
+    cli("models", "publish", folder, "--name", "tiny", "--promote", "production")
+    cli("models", "publish", write("other", {**COUNTS, "a": 6}), "--name", "tiny", "--promote", "candidate")
+    assert cli("models", "split", "candidate", "--share", "1").err == "production: 1 of its calls go to candidate\n"
+    answer = cli("recommend", "a", "--unit", "u1", "--json").json
+    assert (answer["alias"], answer["model"]) == ("candidate", "tiny:2")
+    listed = cli("models", "aliases", "--json").json
+    assert [(one["name"], one["model"]) for one in listed] == [("candidate", "tiny:2"), ("production", "tiny:1")]
+    assert listed[1]["split"]["share"] == 1
+    assert "1 of its calls go to candidate" in cli("models", "aliases").out
+    assert cli("models", "split", "--share", "0").err == "production: answers all of its calls\n"
+    assert cli("models", "split", "--share", "0.5").code == 2
+    assert "[ALIAS_NOT_FOUND]" in cli("models", "split", "nobody", "--share", "0.5").err
+
+
 def test_recommend_without_a_model_says_so(cli: Cli, filled: dmesr.Client):
     called = cli("recommend", "a")
     assert called.code == 1

@@ -161,6 +161,45 @@ def test_an_artefact_that_was_changed_is_refused(films: dmesr.Client, artefact: 
         films.models.publish(shutil.copytree(folder, folder.parent / "copy"), name="Not A Name")
 
 
+def test_filters_and_fallbacks(films: dmesr.Client, artefact: Artefact):
+    films.models.promote(films.models.publish(artefact(), name="tiny").ref)
+    found = films.recommend(history=["a"], k=1, filter='genres has "y" and title in ["NEW", "C"]')
+    assert [one.item_id for one in found] == ["new"]
+    assert (found.alias, found.strategy) == ("production", dmesr.Strategy.MODEL)
+    lists = films.recommend_batch(histories=[["a"], []], k=9, filter='not title = "B"', fallback="c")
+    assert [{one.item_id for one in found} for found in lists] == [{"c", "new"}, {"a", "new"}]
+    assert [found.strategy for found in lists] == [dmesr.Strategy.MODEL, dmesr.Strategy.SIMILAR]
+    with pytest.raises(dmesr.InvalidFilter, match="at character 12") as caught:
+        films.recommend(history=["a"], filter="genres has y")
+    assert caught.value.metadata["position"] == "11"
+
+
+def test_two_aliases_side_by_side(films: dmesr.Client, artefact: Artefact):
+    for seed, alias in ((0, "production"), (1, "candidate")):
+        films.models.promote(films.models.publish(artefact(seed=seed), name="tiny").ref, alias=alias)
+    assert [(one.name, one.model, one.split) for one in films.models.aliases()] == [
+        ("candidate", "tiny:2", None),
+        ("production", "tiny:1", None),
+    ]
+    now = films.models.split(share=0.5, other="candidate")
+    assert now.split is not None
+    assert (now.name, now.split.other, now.split.share) == ("production", "candidate", 0.5)
+    assert films.models.aliases()[1] == now
+    by_unit = {unit: films.recommend(history=["a"], unit=unit).alias for unit in map(str, range(30))}
+    assert set(by_unit.values()) == {"production", "candidate"}
+    for unit, alias in by_unit.items():
+        (found,) = films.recommend_batch(histories=[["a"]], unit=unit)
+        assert (found.alias, found.model) == (alias, {"production": "tiny:1", "candidate": "tiny:2"}[alias])
+    assert films.models.split(share=0).split is None
+    assert films.recommend(history=["a"]).alias == "production"
+    assert films.recommend(history=["a"], model="tiny:2").alias == ""
+    with pytest.raises(dmesr.AliasNotFound):
+        films.models.split(share=0.1, other="nobody")
+    for share, other in ((2, "candidate"), (0.5, None), (0.5, "")):
+        with pytest.raises(dmesr.InvalidInput):
+            films.models.split(share=share, other=other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -169,6 +208,8 @@ def test_an_artefact_that_was_changed_is_refused(films: dmesr.Client, artefact: 
         ({"history": [], "k": 0}, "k is 0"),
         ({"history": [], "allow": []}, "allow is empty; nothing could be recommended"),
         ({"history": [], "model": ""}, "model is ''"),
+        ({"history": [], "fallback": ""}, "fallback is ''"),
+        ({"history": [], "unit": 7}, "unit is 7"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(films: dmesr.Client, arguments: dict[str, object], message: str):
@@ -199,5 +240,6 @@ async def test_the_async_face(sdk_server: RunningServer, films: dmesr.Client, ar
             model = await client.models.get(model.ref)
         await client.models.promote(model.ref)
         assert [one.ref async for one in client.models.list()] == ["tiny:1"]
-        found = await client.recommend(history=["a"])
+        found = await client.recommend(history=["a"], filter="title exists", unit="u")
+        assert (await client.models.aliases())[0].split is (await client.models.split(share=0)).split
         assert (await client.recommend_batch(histories=[["a"]]))[0].recommendations == found.recommendations
