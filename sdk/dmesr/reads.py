@@ -54,7 +54,7 @@ class Wanted:
         """
         if self.dtype not in _DATA_TYPES:
             raise InvalidInput(f"dtype is {self.dtype!r}; expected 'float32' or 'float16'")
-        names = ()
+        names: tuple[str, ...] = ()
         if self.sources is not None:
             names = tuple(id_list(self.sources, name="sources", when_empty="pass None for all sources"))
         request = embeddings_pb2.ReadEmbeddingsRequest(

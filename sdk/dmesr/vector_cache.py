@@ -19,7 +19,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dmesr.arrow import to_table
@@ -75,7 +75,7 @@ class VectorCache:
         if cache is True:
             home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
             return cls(Path(home) / "dmesr")
-        return cache if isinstance(cache, cls) else cls(Path(cache).expanduser())
+        return cache if isinstance(cache, VectorCache) else cls(Path(cache).expanduser())
 
     def known(self, catalog: str, dtype: str) -> list[str]:
         """Fingerprints of what is kept of a catalog in a number format, the ones used last first."""
@@ -186,8 +186,10 @@ def _read(mapped: mmap.mmap) -> KeptVectors:
         shape = (len(column), field.type.list_size)
         # Over the mapping, not over Arrow's buffer, which NumPy would take for read-only.
         place = column.values.buffers()[1].address - whole.address if len(column) else 0
-        values = np.frombuffer(mapped, dtype, count=shape[0] * shape[1], offset=place) if len(column) else []
-        vectors[field.name] = np.asarray(values, dtype).reshape(shape)
+        values: np.ndarray[Any, Any] = (
+            np.frombuffer(mapped, dtype, count=shape[0] * shape[1], offset=place) if len(column) else np.empty(0, dtype)
+        )
+        vectors[field.name] = values.reshape(shape)
         present[field.name] = column.is_valid().to_numpy(zero_copy_only=False)
     return KeptVectors(batch.column("item_id").to_pylist(), vectors, present)
 
