@@ -15,7 +15,6 @@ from dmesr import aio, errors, readers
 from dmesr.admin import Catalog, Limits, ServerInfo, StoreStats, TableStats
 from dmesr.client import Client, connect
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
-from dmesr.embeddings import Neighbour
 from dmesr.enrichment_stats import EnrichmentStats, RefinementStats, RouteStats
 from dmesr.errors import (
     Aborted,
@@ -90,9 +89,10 @@ from dmesr.items import DeleteSummary, ItemsFound
 from dmesr.job_status import JobState, JobStatus, RouteProgress
 from dmesr.jobs import Job
 from dmesr.models import Alias, Model, ModelState, TrafficSplit
+from dmesr.neighbours import Neighbour, Neighbours
 from dmesr.pins import Pin
 from dmesr.previews import PromptPreview, PromptTurn
-from dmesr.recipes import EmbeddingStats, Recipe, Source, SourceStats
+from dmesr.recipes import EmbeddingStats, IndexStats, Recipe, Source, SourceStats
 from dmesr.recommendations import Recommendation, Recommendations, Strategy
 from dmesr.rows import Problem, RejectedRow, UpsertSummary
 from dmesr.transport import TLS, RetryPolicy, Timeout
@@ -133,6 +133,7 @@ __all__ = [
     "Estimate",
     "FailedPrecondition",
     "ImportedDescription",
+    "IndexStats",
     "Internal",
     "InvalidArgument",
     "InvalidArtefact",
@@ -160,6 +161,7 @@ __all__ = [
     "ModelNotReady",
     "ModelState",
     "Neighbour",
+    "Neighbours",
     "NoEarlierModel",
     "NoEnricher",
     "NoPrompt",

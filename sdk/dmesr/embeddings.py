@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from dmesr import reads
-from dmesr.arguments import one_id, positive
-from dmesr.bridge import EventLoopThread, in_chunks
-from dmesr.errors import InvalidInput
+from dmesr import neighbours, reads, writes
+from dmesr.arguments import positive
+from dmesr.bridge import EventLoopThread
+from dmesr.neighbours import Neighbours
 from dmesr.pins import AsyncPin, Pin
 from dmesr.reads import DataType, Wanted
-from dmesr.recipes import EmbeddingStats, Recipe, SourceStats, recipe_from_wire, source_from_wire
-from dmesr.rows import RowCounter, UpsertSummary, to_time
+from dmesr.recipes import EmbeddingStats, Recipe, recipe_from_wire, source_stats_from_wire
+from dmesr.rows import UpsertSummary, to_time
 from dmesr.transport import Rpc, Transport
 from dmesr.v1 import embeddings_pb2
 from dmesr.vector_batches import AsyncVectorBatches, VectorBatches
 from dmesr.vector_cache import VectorCache
-from dmesr.vectors import Embeddings, checked, messages_of, query_vector
+from dmesr.vectors import Embeddings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,24 +35,7 @@ STATS = Rpc(
     embeddings_pb2.GetEmbeddingStatsResponse,
     idempotent=True,
 )
-WRITE = Rpc(
-    "EmbeddingService/WriteEmbeddings", embeddings_pb2.WriteEmbeddingsRequest, embeddings_pb2.WriteEmbeddingsResponse
-)
-NEIGHBOURS = Rpc(
-    "EmbeddingService/FindNeighbours",
-    embeddings_pb2.FindNeighboursRequest,
-    embeddings_pb2.FindNeighboursResponse,
-    idempotent=True,
-)
 PIN = Rpc("EmbeddingService/PinEmbeddings", embeddings_pb2.PinEmbeddingsRequest, embeddings_pb2.PinEmbeddingsResponse)
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A near item."""
-
-    item_id: str
-    similarity: float  # cosine, -1 to 1
 
 
 class AsyncCatalogEmbeddings:
@@ -125,67 +106,37 @@ class AsyncCatalogEmbeddings:
         create_recipe: bool = False,
     ) -> UpsertSummary:
         """Writes vectors batch by batch."""
-        one_id(source, name="source")
-        counter = RowCounter()
-        messages = self._write_messages(batches, source=source, recipe=recipe, create_recipe=create_recipe)
-        async with aclosing(self._transport.exchange(WRITE, messages)) as answers:
-            async for _, answer in answers:
-                counter.count(answer.results)
-        return counter.summary()
-
-    async def _write_messages(
-        self,
-        batches: Iterable[tuple[Sequence[str], npt.ArrayLike]] | AsyncIterable[tuple[Sequence[str], npt.ArrayLike]],
-        *,
-        source: str,
-        recipe: str,
-        create_recipe: bool,
-    ) -> AsyncGenerator[tuple[embeddings_pb2.WriteEmbeddingsRequest, Literal[True] | None], None]:
-        max_rows = (await self._transport.limits()).max_ids_per_call
-        max_bytes = await self._transport.chunk_bytes()
-        width: int | None = None
-        async with aclosing(in_chunks(batches, 1)) as chunks:
-            async for [(item_ids, vectors)] in chunks:
-                ids, matrix = checked(item_ids, vectors, source=source, width=width)
-                width = matrix.shape[1]
-                for data in messages_of(ids, matrix, max_rows=max_rows, max_bytes=max_bytes):
-                    yield (
-                        embeddings_pb2.WriteEmbeddingsRequest(
-                            catalog=self._catalog,
-                            recipe=recipe,
-                            source=source,
-                            data=data,
-                            create_recipe=create_recipe,
-                        ),
-                        True,
-                    )
+        return await writes.write_batches(
+            self._transport, self._catalog, batches, source=source, recipe=recipe, create_recipe=create_recipe
+        )
 
     async def neighbours(
         self,
         *,
         item_id: str | None = None,
         vector: npt.ArrayLike | None = None,
+        text: str | None = None,
         recipe: str = "default",
         model: str | None = None,
         source: str | None = None,
         k: int = 10,
-    ) -> list[Neighbour]:
-        """Finds the items nearest to an item or to a vector."""
-        request = embeddings_pb2.FindNeighboursRequest(
-            catalog=self._catalog, source=source or "", k=positive(k, name="k")
+        filter: str | None = None,
+        exact: bool = False,
+    ) -> Neighbours:
+        """Finds the items nearest to an item, a vector or a text."""
+        request = neighbours.asked(
+            catalog=self._catalog,
+            item_id=item_id,
+            vector=vector,
+            text=text,
+            recipe=recipe,
+            model=model,
+            source=source,
+            k=k,
+            filter=filter,
+            exact=exact,
         )
-        if model is None:
-            request.recipe = recipe
-        else:
-            request.model = model
-        if item_id is not None and vector is None:
-            request.item_id = one_id(item_id, name="item_id")
-        elif vector is not None and item_id is None:
-            request.vector = query_vector(vector)
-        else:
-            raise InvalidInput("give either item_id or vector: what the items are to be near to")
-        answer = await self._transport.unary(NEIGHBOURS, request)
-        return [Neighbour(one.item_id, one.similarity) for one in answer.neighbours]
+        return neighbours.found(await self._transport.unary(neighbours.NEIGHBOURS, request))
 
     async def stats(self, recipe: str = "default") -> EmbeddingStats:
         """Tells what a recipe holds."""
@@ -197,10 +148,7 @@ class AsyncCatalogEmbeddings:
             items=answer.items,
             rows=answer.rows,
             version=answer.version,
-            sources=tuple(
-                SourceStats(source_from_wire(one.source), one.coverage, one.mean_norm, one.mean_pair_cosine)
-                for one in answer.sources
-            ),
+            sources=tuple(source_stats_from_wire(one) for one in answer.sources),
         )
 
     async def recipes(self) -> list[Recipe]:
@@ -366,28 +314,48 @@ class CatalogEmbeddings:
         *,
         item_id: str | None = None,
         vector: npt.ArrayLike | None = None,
+        text: str | None = None,
         recipe: str = "default",
         model: str | None = None,
         source: str | None = None,
         k: int = 10,
-    ) -> list[Neighbour]:
+        filter: str | None = None,
+        exact: bool = False,
+    ) -> Neighbours:
         """Finds the items nearest by cosine, nearest first.
 
         Args:
             item_id: Near to this item, which is left out; or
-            vector: near to this vector [D].
+            vector: near to this vector [D]; or
+            text: near to this text, which an enricher of the server encodes as the recipe's texts were.
             recipe: Where to search: the recipe's name or id.
-            model: A model's adapted vectors instead.
+            model: A model's adapted vectors instead; not with `text`.
             source: "text" when None and a recipe is searched.
             k: How many.
+            filter: Only items whose attributes meet it, for instance 'genre has "Drama" and year >= 1990'. They are
+                told apart before the nearest are taken.
+            exact: Compare with every vector also where the server has an index; the answer says which it was.
 
         Raises:
             ItemNotFound: No such item.
             VectorMissing: The item has no vector for that source.
             DimensionMismatch: The vector has another width than the source.
+            InvalidFilter: The filter cannot be read.
+            NoEnricher: A text is to be encoded, and no enricher answers.
+            EncoderUnavailable: The recipe's encoder is not to be had there.
         """
         return self._loop.run(
-            self._core.neighbours(item_id=item_id, vector=vector, recipe=recipe, model=model, source=source, k=k)
+            self._core.neighbours(
+                item_id=item_id,
+                vector=vector,
+                text=text,
+                recipe=recipe,
+                model=model,
+                source=source,
+                k=k,
+                filter=filter,
+                exact=exact,
+            )
         )
 
     def stats(self, recipe: str = "default") -> EmbeddingStats:

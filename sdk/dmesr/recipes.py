@@ -37,6 +37,18 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class IndexStats:
+    """The index that a search goes through."""
+
+    kind: str  # "IVF_HNSW_SQ" or "IVF_PQ"
+    indexed_rows: int
+    unindexed_rows: int  # written since; searched one by one
+    recall_at_10: float  # share of the exact 10 nearest that it finds
+    recall_sample: int  # vectors of the user's own that it was measured on
+    build_time: datetime | None
+
+
+@dataclass(frozen=True)
 class SourceStats:
     """Figures of one source."""
 
@@ -44,6 +56,7 @@ class SourceStats:
     coverage: float  # share of the catalog's items, 0 to 1
     mean_norm: float  # of a sample
     mean_pair_cosine: float  # of random pairs of that sample: near 1 means that the vectors hardly differ
+    index: IndexStats | None = None  # None where searches compare with all vectors
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,22 @@ class EmbeddingStats:
 def source_from_wire(one: embeddings_pb2.Source) -> Source:
     """The wire's source."""
     return Source(one.name, one.dim, one.description_recipe_id, one.external, one.present)
+
+
+def source_stats_from_wire(one: embeddings_pb2.SourceStats) -> SourceStats:
+    """The wire's figures of a source."""
+    index = None
+    if one.HasField("index"):
+        told = one.index
+        index = IndexStats(
+            kind=told.kind,
+            indexed_rows=told.indexed_rows,
+            unindexed_rows=told.unindexed_rows,
+            recall_at_10=told.recall_at_10,
+            recall_sample=told.recall_sample,
+            build_time=to_time(told.build_time),
+        )
+    return SourceStats(source_from_wire(one.source), one.coverage, one.mean_norm, one.mean_pair_cosine, index)
 
 
 def recipe_from_wire(one: embeddings_pb2.Recipe) -> Recipe:

@@ -47,10 +47,14 @@ from dmesr_server.api.parts import Parts
 from dmesr_server.api.recommendations import RecommendationServicer
 from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
+from dmesr_server.encoding_socket import run_folder
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving.adaptation import Adaptation
+from dmesr_server.serving.index_keeper import IndexKeeper
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.loop import ServingLoop
+from dmesr_server.serving.neighbours import Neighbours
+from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import Store
 from dmesr_server.supervisor import EnricherSupervisor
 
@@ -89,7 +93,10 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
         port = _bind(server, config.server)
         supervisor = EnricherSupervisor(config) if enricher else None
         await server.start()
-        background = [asyncio.create_task(parts.serving.run(), name="serving")]
+        background = [
+            asyncio.create_task(parts.serving.run(), name="serving"),
+            asyncio.create_task(_index_keeper(parts).run(), name="indexes"),
+        ]
         if supervisor is not None:
             background.append(asyncio.create_task(supervisor.run(), name="enricher"))
         _announce(f"{preflight.printable(config.server.host)}:{port}", ready_file)
@@ -118,6 +125,7 @@ def _parts(config: Config) -> Parts:
     adaptation = Adaptation(
         store=store, control=control, config=config.serving, owner=f"api-{socket.gethostname()}-{os.getpid()}"
     )
+    run = run_folder(config.store.folder)
     return Parts(
         config=config,
         store=store,
@@ -132,12 +140,27 @@ def _parts(config: Config) -> Parts:
             poll_seconds=config.serving.poll_seconds,
         ),
         auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
+        neighbours=Neighbours(None if run is None else run / "matrices"),
+        query_encoder=QueryEncoder(run),
+    )
+
+
+def _index_keeper(parts: Parts) -> IndexKeeper:
+    store = parts.config.store
+    return IndexKeeper(
+        store=parts.store,
+        control=parts.control,
+        kind=store.index_kind,
+        threshold_rows=store.index_threshold_rows,
+        poll_seconds=store.index_poll_seconds,
+        owner=f"api-{socket.gethostname()}-{os.getpid()}",
     )
 
 
 def _close(parts: Parts, ready_file: Path | None) -> None:
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
+    parts.neighbours.close()
     parts.control.close()
     parts.store.close()
 

@@ -47,6 +47,9 @@ class StoreConfig(_Section):
 
     uri: str = "dmesr-data"  # a folder or any lancedb.connect URI
     control_url: str | None = None  # SQLAlchemy URL; control.sqlite in the store's folder when not set
+    index_threshold_rows: int = Field(default=200_000, ge=256)  # vectors of a source from which it gets an index
+    index_kind: Literal["IVF_HNSW_SQ", "IVF_PQ"] = "IVF_HNSW_SQ"  # IVF_PQ is smaller and finds less
+    index_poll_seconds: float = Field(default=30.0, gt=0)  # how often indexes that are due are looked for
 
     @model_validator(mode="after")
     def _remote_needs_control(self) -> StoreConfig:

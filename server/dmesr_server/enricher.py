@@ -24,9 +24,11 @@ from typing import Any
 
 from dmesr_server.config import Config, ConfigError, load
 from dmesr_server.control import ClaimedJob, Control, JobState, Lease
+from dmesr_server.encoding_socket import run_folder
 from dmesr_server.enrichment import specs
 from dmesr_server.enrichment.describers import Describer
 from dmesr_server.enrichment.encoders import Encoder
+from dmesr_server.enrichment.query_service import QueryService
 from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
 from dmesr_server.errors import ServiceError
@@ -79,12 +81,17 @@ class _Enricher:
         if parent_fd is not None:
             loop.add_reader(parent_fd, self._stop, "the parent has gone")
         life = asyncio.create_task(self._show_life())
+        queries = self._query_service()
+        if queries is not None:
+            await queries.start()
         _LOG.info("enricher started: id=%s store=%s", self._id, self._store.uri)
         try:
             await self._take_jobs()
         finally:
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
+            if queries is not None:
+                await queries.stop()
             await self._unload()
             self._heart.shutdown()
             if parent_fd is not None:
@@ -92,6 +99,14 @@ class _Enricher:
             # asyncio waits for its threads at the end. One may be loading a model, which nobody needs any more.
             loop.set_default_executor(ThreadPoolExecutor(1))
         _LOG.info("enricher stopped: id=%s", self._id)
+
+    def _query_service(self) -> QueryService | None:
+        folder = run_folder(self._config.store.folder)
+        if folder is None:
+            return None
+        return QueryService(
+            config=self._config.enrichment, folder=folder, name=str(os.getpid()), lent=lambda: self._encoder
+        )
 
     def _stop(self, why: str) -> None:
         if not self._stopping.is_set():

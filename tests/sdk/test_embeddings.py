@@ -161,7 +161,7 @@ def test_neighbours(films: dmesr.Client, ids: list[str]):
     with pytest.raises(dmesr.DimensionMismatch):
         films.embeddings.neighbours(vector=[1.0], recipe="mine", source="clip")
     for arguments in ({}, {"item_id": ids[0], "vector": [1.0]}):
-        with pytest.raises(dmesr.InvalidInput, match="either item_id or vector"):
+        with pytest.raises(dmesr.InvalidInput, match="one of item_id, vector and text"):
             films.embeddings.neighbours(**arguments)  # type: ignore[arg-type]
     with pytest.raises(dmesr.InvalidInput, match="k is 0"):
         films.embeddings.neighbours(item_id=ids[0], k=0)

@@ -40,7 +40,7 @@ VALUES = re.findall(
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
-    VectorBatch VectorBatches VectorCache
+    IndexStats Neighbours VectorBatch VectorBatches VectorCache
     """,
 )
 MODULES = ["aio", "errors", "readers"]
@@ -108,7 +108,7 @@ RPCS = {
     rpc.name: rpc
     for module in (
         "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs", "models",
-        "pictures", "pins", "previews", "reads", "recommendations", "transport",
+        "neighbours", "pictures", "pins", "previews", "reads", "recommendations", "transport", "writes",
     )
     for rpc in vars(import_module(f"dmesr.{module}")).values()
     if isinstance(rpc, Rpc)

@@ -56,7 +56,6 @@ def test_unknown_source(table):
         lambda: table.upsert(["a"], {"image": column([[1, 2]], ["h"])}),
         lambda: list(table.scan(["image"])),
         lambda: table.take(["a"], ["text", "image"]),
-        lambda: table.nearest(np.ones(2, np.float32), "image", 1),
     ):
         with pytest.raises(ServiceError) as caught:
             ask()
@@ -278,24 +277,6 @@ def test_the_digest_keeps_names_and_hashes_apart(tmp_path):
     assert len(digests) == 3
 
 
-def test_nearest_is_exact_cosine(table):
-    table.declare("text", 2)
-    ids = ["east", "north", "northeast", "west", "zero", "absent", "far-east"]
-    vectors = [[1, 0], [0, 2], [3, 3], [-1, 0], [0, 0], [0, 0], [100, 0]]
-    table.upsert(ids, {"text": column(vectors, ["h"] * 7, [True] * 5 + [False, True])})
-    found = table.nearest(np.float32([5, 0]), "text", 10)
-    assert [item_id for item_id, _ in found] == ["east", "far-east", "northeast", "north", "west"]
-    np.testing.assert_allclose([cosine for _, cosine in found], [1, 1, 2**-0.5, 0, -1], atol=1e-6)
-    assert [item_id for item_id, _ in table.nearest(np.float32([5, 0]), "text", 2, {"east"})] == [
-        "far-east",
-        "northeast",
-    ]
-    assert table.nearest(np.float32([0, 0]), "text", 2) == []
-    with pytest.raises(ServiceError) as caught:
-        table.nearest(np.ones(3, np.float32), "text", 1)
-    assert caught.value.reason == "DIMENSION_MISMATCH"
-
-
 def test_recipes_do_not_mix(tmp_path):
     catalog = Store(uri=str(tmp_path)).catalog("films")
     one, other = catalog.embeddings("aaaa"), catalog.embeddings("bbbb")
@@ -352,7 +333,6 @@ def test_adapted_vectors(tmp_path):
     assert table.input_hashes() == {"a": "1", "b": "new", "c": "3"}
     assert table.take(["c", "x"], ["vector"])["found"].to_pylist() == [True, False]
     assert next(table.scan(["vector"])).num_rows == 3
-    assert table.nearest(vectors[0], "vector", 1)[0][0] == "c"
     assert catalog.adapted("dmesr:1", 257).count() == 3
     with pytest.raises(ServiceError) as caught:
         catalog.adapted("dmesr:1", 256)

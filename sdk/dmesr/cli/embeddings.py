@@ -59,6 +59,14 @@ def stats(ctx: typer.Context, recipe: Recipe = "default") -> None:
             ],
             right=["dim", "present", "coverage", "mean norm", "mean pair cosine"],
         )
+        for one in found.sources:
+            if one.index is not None:
+                index = one.index
+                print_line(
+                    f"{one.source.name} is searched by {index.kind}: {index.indexed_rows:,} rows, "
+                    f"{index.unindexed_rows:,} more one by one, recall@10 {index.recall_at_10:.3f} of "
+                    f"{index.recall_sample} of them, made {index.build_time:%Y-%m-%d %H:%M} UTC"
+                )
 
     show(ctx, found, people)
 
@@ -70,19 +78,31 @@ def stats(ctx: typer.Context, recipe: Recipe = "default") -> None:
         "dmesr-cli embeddings neighbours 296",
         "dmesr-cli embeddings neighbours 296 --source image -k 20",
         "dmesr-cli embeddings neighbours 296 --model production",
+        "dmesr-cli embeddings neighbours --text 'a heist that goes wrong' --filter 'year >= 1990'",
     ],
 )
 def neighbours(
     ctx: typer.Context,
-    item_id: Annotated[str, typer.Argument(help="The item whose neighbours to find.")],
+    item_id: Annotated[str | None, typer.Argument(help="The item whose neighbours to find.")] = None,
+    text: Annotated[str | None, typer.Option(help="Near to this text, in the place of an item.")] = None,
     recipe: Recipe = "default",
     model: ModelOption = None,
     source: Annotated[str | None, typer.Option(help="The source to search in; text for a recipe.")] = None,
     k: Annotated[int, typer.Option("-k", "--count", min=1, help="How many.")] = 10,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="Only items whose attributes meet this, as in docs/filters.md.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every vector, also where there is an index.")
+    ] = False,
 ) -> None:
-    """Find the items nearest to an item by cosine similarity."""
+    """Find the items nearest to an item or a text by cosine similarity."""
+    if (item_id is None) == (text is None):
+        raise typer.BadParameter("give either an item or a text", param_hint="ITEM_ID or --text")
     with connected(ctx) as client:
-        near = client.embeddings.neighbours(item_id=item_id, recipe=recipe, model=model, source=source, k=k)
+        near = client.embeddings.neighbours(
+            item_id=item_id, text=text, recipe=recipe, model=model, source=source, k=k, filter=filter_, exact=exact
+        )
         titles = {one.item_id: one.title for one in client.items.get_many([one.item_id for one in near]).items}
     rows = [
         (place, one.item_id, shortened(titles.get(one.item_id, "")), one.similarity)

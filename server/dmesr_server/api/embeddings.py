@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from dmesr.v1 import embeddings_pb2 as pb
 from dmesr.v1 import embeddings_pb2_grpc
 from grpc.aio import ServicerContext
 
+from dmesr_server import filters
 from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.read_ahead import read_ahead
@@ -23,7 +25,7 @@ from dmesr_server.errors import ServiceError, invalid_field
 from dmesr_server.serving import sampling
 from dmesr_server.serving.artefact import parse_manifest
 from dmesr_server.serving.live import ModelKey, not_ready
-from dmesr_server.store import AdaptedTable, CatalogStore, EmbeddingTable
+from dmesr_server.store import AdaptedTable, CatalogStore, EmbeddingTable, VectorIndex
 
 _Context = ServicerContext[Any, Any]
 _MAX_TTL_SECONDS = 7 * 24 * 3600
@@ -46,6 +48,23 @@ class _Reading:
 
     first: pb.ReadEmbeddingsResponse
     messages: Iterator[bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What FindNeighbours is asked."""
+
+    catalog_name: str
+    catalog: CatalogStore
+    place: _Place
+    source: str
+    dim: int
+    k: int
+    vector_D: np.ndarray
+    encoder: Mapping[str, Any]  # of a text
+    exclude: tuple[str, ...]
+    filter_: filters.Filter | None
+    exact: bool
 
 
 def register(servicer: EmbeddingServicer, server: Any) -> None:
@@ -106,7 +125,12 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
 
     async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
         """Finds the nearest items."""
-        return await asyncio.to_thread(self._neighbours, request)
+        search = await asyncio.to_thread(self._search, request)
+        if request.WhichOneof("query") == "text":
+            # Here and not in the thread: texts of many calls go to the enricher in one question.
+            vector_D = await self._parts.query_encoder.encode(search.encoder, request.text)
+            search = replace(search, vector_D=vectors.checked_query(vector_D, dim=search.dim))
+        return await asyncio.to_thread(self._nearest, search)
 
     async def PinEmbeddings(self, request: pb.PinEmbeddingsRequest, context: _Context) -> pb.PinEmbeddingsResponse:
         """Keeps the newest version readable for a time."""
@@ -141,9 +165,24 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
                     coverage=source.present / items if items else 0.0,
                     mean_norm=samples[source.name].mean_norm,
                     mean_pair_cosine=samples[source.name].mean_pair_cosine,
+                    index=self._index(catalog, table, source.name),
                 )
                 for source in wire.sources
             ],
+        )
+
+    def _index(self, catalog: CatalogStore, table: EmbeddingTable, source: str) -> pb.VectorIndex | None:
+        record = self._parts.neighbours.record(catalog, table, source)
+        state = VectorIndex(table, source).state()
+        if record is None or state is None:
+            return None
+        return pb.VectorIndex(
+            kind=record.kind,
+            indexed_rows=state.indexed_rows,
+            unindexed_rows=state.unindexed_rows,
+            recall_at_10=record.recall,
+            recall_sample=record.sample,
+            build_time=translation.timestamp(record.built),
         )
 
     def _place(self, catalog_name: str, catalog: CatalogStore, request: Any) -> _Place:
@@ -200,7 +239,8 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             batches = place.table.scan(names, version, stream.batch_bytes)
         return _Reading(first=first, messages=_messages(stream, batches))
 
-    def _neighbours(self, request: pb.FindNeighboursRequest) -> pb.FindNeighboursResponse:
+    def _search(self, request: pb.FindNeighboursRequest) -> _Search:
+        """What is asked; the vector of a text is still to come."""
         row, catalog = self._parts.catalog(request.catalog)
         k = validation.k(request.k, self._limits)
         place = self._place(row.name, catalog, request)
@@ -215,17 +255,64 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             )
         query = request.WhichOneof("query")
         if query is None:
-            raise invalid_field("query", "give an item_id or a vector to be near to")
+            raise invalid_field("query", "give an item_id, a vector or a text to be near to")
+        vector_D = np.zeros(dims[source], np.float32)
+        encoder: Mapping[str, Any] = {}
         if query == "vector":
             vector_D = vectors.query_vector(request.vector, dim=dims[source])
-        else:
+        elif query == "item_id":
             vector_D = _vector_of(catalog, place, request.item_id, source)
-        exclude = [request.item_id] if query == "item_id" else []
+        else:
+            encoder = self._encoder(row.name, place, source, request.text)
+        return _Search(
+            catalog_name=row.name,
+            catalog=catalog,
+            place=place,
+            source=source,
+            dim=dims[source],
+            k=k,
+            vector_D=vector_D,
+            encoder=encoder,
+            exclude=(request.item_id,) if query == "item_id" else (),
+            filter_=filters.parse(request.filter) if request.filter else None,
+            exact=request.exact,
+        )
+
+    def _encoder(self, catalog_name: str, place: _Place, source: str, text: str) -> Mapping[str, Any]:
+        """The encoder that made the vectors of a source."""
+        validation.required(text=text.strip())
+        if len(text.encode()) > self._limits.max_attribute_bytes:
+            raise invalid_field("text", f"must have at most {self._limits.max_attribute_bytes} bytes")
+        recipe = self._parts.control.recipes.resolve(catalog_name, place.recipe_id)
+        if place.model or recipes.source_is_external(recipe, source):
+            made = "adapted by a model" if place.model else "written by clients"
+            raise ServiceError(
+                "ENCODER_UNAVAILABLE",
+                f"the vectors of {source!r} were {made}, so no encoder makes one like them of a text; search in a "
+                "source that enrichment made, or by item_id or vector",
+                source=source,
+            )
+        return recipes.encoder(recipe)
+
+    def _nearest(self, search: _Search) -> pb.FindNeighboursResponse:
+        allowed = None
+        if search.filter_ is not None:
+            attributes = self._parts.live.attributes.table(search.catalog_name, search.filter_)
+            allowed = partial(attributes.mask_of, search.filter_)
+        found = self._parts.neighbours.find(
+            search.catalog,
+            search.place.table,
+            search.source,
+            search.vector_D,
+            search.k,
+            exclude=search.exclude,
+            allowed=allowed,
+            exact=search.exact,
+        )
         return pb.FindNeighboursResponse(
-            neighbours=[
-                pb.Neighbour(item_id=item_id, similarity=similarity)
-                for item_id, similarity in place.table.nearest(vector_D, source, k, exclude)
-            ]
+            neighbours=[pb.Neighbour(item_id=item_id, similarity=cosine) for item_id, cosine in found.neighbours],
+            exact=found.exact,
+            recipe_id=search.place.recipe_id,
         )
 
     def _pin(self, request: pb.PinEmbeddingsRequest) -> pb.PinEmbeddingsResponse:

@@ -10,6 +10,8 @@ from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, Control
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.loop import ServingLoop
+from dmesr_server.serving.neighbours import Neighbours
+from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import CatalogStore, Store
 
 
@@ -23,6 +25,8 @@ class Parts:
     live: LiveModels
     serving: ServingLoop
     auto_enrichment: AutoEnrichment
+    neighbours: Neighbours
+    query_encoder: QueryEncoder
 
     def catalog(self, name: str) -> tuple[CatalogRow, CatalogStore]:
         """The catalog that a request names.

@@ -45,6 +45,11 @@ def source_is_external(recipe: RecipeRow, source: str) -> bool:
     return is_external(recipe) or source not in validation.RESERVED_SOURCES
 
 
+def encoder(recipe: RecipeRow) -> dict[str, Any]:
+    """What made the vectors of a recipe; empty for one of a client's own."""
+    return {} if is_external(recipe) else dict(recipe.spec.get("encoder", {}))
+
+
 def sources(recipe: RecipeRow, catalog: CatalogStore) -> list[pb.Source]:
     """The recipe's sources and how many items have each."""
     table = catalog.embeddings(recipe.recipe_id)
@@ -68,7 +73,7 @@ def message(control: Control, recipe: RecipeRow, catalog: CatalogStore) -> pb.Re
     return pb.Recipe(
         recipe_id=recipe.recipe_id,
         names=sorted(recipe.names),
-        encoder="" if is_external(recipe) else canonical_json(recipe.spec.get("encoder", {})),
+        encoder="" if is_external(recipe) else canonical_json(encoder(recipe)),
         sources=sources(recipe, catalog),
         description_recipes={route: canonical_json(spec) for route, spec in described.items()},
         create_time=translation.timestamp(recipe.create_time),

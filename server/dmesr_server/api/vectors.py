@@ -236,7 +236,15 @@ def query_vector(data: bytes, *, dim: int) -> np.ndarray:
     """
     if len(data) % 4:
         raise invalid_field("vector", f"must be packed float32, 4 bytes a number, got {len(data)} bytes")
-    vector_D = np.frombuffer(data, "<f4").astype(np.float32)
+    return checked_query(np.frombuffer(data, "<f4").astype(np.float32), dim=dim)
+
+
+def checked_query(vector_D: np.ndarray, *, dim: int) -> np.ndarray:
+    """A vector to search with, float32 [D].
+
+    Raises:
+        ServiceError: DIMENSION_MISMATCH or NON_FINITE_VECTOR.
+    """
     if len(vector_D) != dim:
         raise ServiceError(
             "DIMENSION_MISMATCH",

@@ -7,9 +7,13 @@ from .adapted import AdaptedTable
 from .catalogs import SCHEMA_VERSION, CatalogStore, DeleteOutcome, Store, TableStats
 from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import EmbeddingTable
+from .index_records import IndexRecord
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
 from .pictures import Picture, PictureTable
+from .source_matrix import SourceMatrix, matrix_of
 from .vector_columns import SourceColumn
+from .vector_index import Effort, IndexKind, IndexState, VectorIndex
+from .vectors import VectorTable
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -19,16 +23,24 @@ __all__ = [
     "DeleteOutcome",
     "DescriptionRow",
     "DescriptionTable",
+    "Effort",
     "EmbeddingTable",
+    "IndexKind",
+    "IndexRecord",
+    "IndexState",
     "ItemTable",
     "ItemWrite",
     "Picture",
     "PictureTable",
     "RowOutcome",
     "SourceColumn",
+    "SourceMatrix",
     "Store",
     "StoredItem",
     "TableStats",
+    "VectorIndex",
+    "VectorTable",
     "attributes_hash",
     "canonical_attributes",
+    "matrix_of",
 ]

@@ -16,6 +16,7 @@ from .adapted import AdaptedTable
 from .database import Database, decoded, encoded, new_session, translated
 from .descriptions import DescriptionTable
 from .embeddings import EmbeddingTable
+from .index_records import IndexRecords
 from .items import ItemTable
 from .pictures import PictureTable
 from .tables import Table, key_field
@@ -65,6 +66,7 @@ class CatalogStore:
         self.items = ItemTable(database=self._database)
         self.pictures = PictureTable(database=self._database)
         self.descriptions = DescriptionTable(database=self._database)
+        self.indexes = IndexRecords(database=self._database)
         self._vectors: dict[str, VectorTable] = {}  # by table name
         self._lock = threading.Lock()
 
@@ -98,7 +100,8 @@ class CatalogStore:
             table.declare(adapted.VECTOR, dim)
         return table
 
-    def _vector_tables(self) -> list[VectorTable]:
+    def vector_tables(self) -> list[VectorTable]:
+        """All tables of vectors that there are."""
         for name in self._database.names():
             if name.startswith(embeddings.PREFIX):
                 self.embeddings(decoded(name.removeprefix(embeddings.PREFIX)))
@@ -113,7 +116,7 @@ class CatalogStore:
         there = self.items.existing(asked)
         # The items go last: a delete that was cut short is done again by the same call.
         self.descriptions.delete(asked)
-        for table in self._vector_tables():
+        for table in self.vector_tables():
             table.delete(asked)
         self.items.delete(asked)
         return DeleteOutcome(deleted=len(there), missing=[item_id for item_id in asked if item_id not in there])
@@ -134,7 +137,7 @@ class CatalogStore:
         self.items.optimise()
         self.pictures.optimise()
         self.descriptions.optimise()
-        for table in self._vector_tables():
+        for table in self.vector_tables():
             table.optimise()
 
     def _drop(self) -> None:

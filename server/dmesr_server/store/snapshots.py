@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -53,14 +52,6 @@ class Snapshot:
             return 0
         with translated("counting rows"):
             return int(self.handle.count_rows())
-
-    def nearest(self, vector: np.ndarray, *, column: str, rows: int, where: str) -> pa.Table:
-        """The rows nearest to a vector by cosine, exactly: the key of each and `_distance`, 1 - cosine."""
-        assert self.handle is not None
-        with translated("a search"):
-            query = self.handle.search(vector, vector_column_name=column).distance_type("cosine")
-            query = query.bypass_vector_index().where(where).select([self.schema.names[0], "_distance"])
-            return query.limit(rows).to_arrow()
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
-from .database import Database, encoded, is_in
+from .database import Database, encoded
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
 from .tables import Table, incarnation
@@ -30,6 +31,8 @@ from .vector_columns import (
     source_fields,
     vector_columns,
 )
+
+_Result = TypeVar("_Result")
 
 STEP_BYTES = 16 << 20  # what an ordered scan holds at a time
 UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
@@ -55,10 +58,24 @@ class VectorTable:
         )
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
 
+        self.uri = database.uri
+
     @property
     def name(self) -> str:
         """The table's name in the database."""
         return self._table.name
+
+    def snapshot(self) -> Snapshot:
+        """The newest version."""
+        return self._table.snapshot()
+
+    def attempt(self, what: str, act: Callable[[Any], _Result]) -> _Result | None:
+        """Does something with the LanceDB table; None when there is no table. For indexes."""
+        return self._table.attempt(what, act, missing=None)
+
+    def change(self, what: str, act: Callable[[Any], _Result]) -> _Result:
+        """Changes the LanceDB table itself. For indexes."""
+        return self._table.change(what, act)
 
     # Sources
 
@@ -281,45 +298,6 @@ class VectorTable:
                 },
             }
         )
-
-    def nearest(
-        self, vector: np.ndarray, source: str, k: int, exclude: Collection[str] = ()
-    ) -> list[tuple[str, float]]:
-        """The items whose vectors have the greatest cosine with a vector, exactly.
-
-        Args:
-            vector: [D] float32.
-            source: Where to search.
-            k: At most so many.
-            exclude: Items to leave out.
-
-        Returns:
-            (item id, cosine), nearest first, equal ones by id. Vectors of length zero are near to nothing.
-
-        Raises:
-            ServiceError: SOURCE_NOT_FOUND or DIMENSION_MISMATCH.
-        """
-        snapshot = self._table.snapshot()
-        dims = source_dims(snapshot.schema)
-        (name,) = vector_columns([source], dims)
-        if vector.shape != (dims[source],):
-            raise ServiceError(
-                "DIMENSION_MISMATCH",
-                f"the vector has the shape {vector.shape}, the source {source} has width {dims[source]}",
-                source=source,
-                expected=dims[source],
-                actual=vector.size,
-            )
-        if snapshot.handle is None or k < 1 or not np.any(vector):
-            return []
-        where = f"{name} IS NOT NULL"
-        if exclude:
-            where += f" AND NOT ({is_in('item_id', sorted(exclude))})"
-        rows = snapshot.nearest(vector, column=name, rows=k, where=where)
-        found = zip(
-            rows["item_id"].to_pylist(), np.clip(1.0 - rows["_distance"].to_numpy(), -1.0, 1.0).tolist(), strict=True
-        )
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
     # Versions
 

@@ -1,0 +1,123 @@
+"""What is near to a vector: by all vectors, or by the index of a table that has many.
+
+Shapes: N items that have a vector of the source, D width of the source.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dmesr_server.errors import ServiceError
+from dmesr_server.store import CatalogStore, IndexRecord, SourceMatrix, VectorIndex, VectorTable, matrix_of
+
+_KEPT_MATRICES = 32  # mapped at a time; what they take is the file system's cache, not this process's memory
+_RECORDS_SECONDS = 5.0  # for how long what is known of a catalog's indexes is believed
+
+#: Which of these items may be found, bool [N].
+Allowed = Callable[[pa.LargeStringArray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        neighbours: (item id, cosine), nearest first.
+        exact: Whether every vector was compared.
+    """
+
+    neighbours: list[tuple[str, float]]
+    exact: bool
+
+
+class Neighbours:
+    """Searches the vectors of all catalogs. Safe for any thread; everything blocks."""
+
+    def __init__(self, folder: Path | None):
+        """Makes it; reads nothing.
+
+        Args:
+            folder: Where matrices are kept for all processes of this machine; None takes a folder of this process.
+        """
+        self._own = tempfile.TemporaryDirectory(prefix="dmesr-matrices-") if folder is None else None
+        self._folder = Path(self._own.name) if self._own is not None else folder
+        self._lock = threading.Lock()
+        self._matrices: OrderedDict[tuple[str, str, str], SourceMatrix] = OrderedDict()
+        self._making: dict[tuple[str, str, str], threading.Lock] = {}
+        self._records: dict[str, tuple[float, dict[tuple[str, str], IndexRecord]]] = {}
+
+    def close(self) -> None:
+        """Lets go of the matrices."""
+        self._matrices.clear()
+        if self._own is not None:
+            self._own.cleanup()
+
+    def find(
+        self,
+        catalog: CatalogStore,
+        table: VectorTable,
+        source: str,
+        vector_D: np.ndarray,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allowed: Allowed | None = None,
+        exact: bool = False,
+    ) -> Found:
+        """The nearest items by cosine.
+
+        Args:
+            catalog: Whose table it is.
+            table: Where to search.
+            source: Which of its sources.
+            vector_D: float32, as wide as the source.
+            k: At most so many.
+            exclude: Items to leave out.
+            allowed: Tells which items may be found, before the nearest are taken. Such a search is exact.
+            exact: Compare with every vector also where there is an index.
+        """
+        record = None if exact or allowed is not None else self.record(catalog, table, source)
+        if record is not None and np.any(vector_D):
+            index = VectorIndex(table, source)
+            return Found(index.nearest(vector_D, k, effort=record.effort, exclude=exclude), exact=False)
+        matrix = self.matrix(table, source)
+        allowed_N = None if allowed is None else allowed(matrix.ids_N)
+        return Found(matrix.nearest(vector_D, k, exclude=exclude, allowed_N=allowed_N), exact=True)
+
+    def record(self, catalog: CatalogStore, table: VectorTable, source: str) -> IndexRecord | None:
+        """What is known of the index of a source; None where there is none."""
+        known = self._records.get(table.uri)
+        if known is None or known[0] < time.monotonic() - _RECORDS_SECONDS:
+            known = self._records[table.uri] = (time.monotonic(), catalog.indexes.all())
+        return known[1].get((table.name, source))
+
+    def matrix(self, table: VectorTable, source: str) -> SourceMatrix:
+        """All vectors of a source, as they are now."""
+        key = (table.uri, table.name, source)
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # many first searches at once make it once
+            kept = self._matrices.get(key)
+            if kept is None or kept.version != table.version():
+                assert self._folder is not None
+                try:
+                    kept = matrix_of(table, source, self._folder)
+                except ServiceError:
+                    self._matrices.pop(key, None)
+                    raise
+        with self._lock:
+            self._matrices[key] = kept
+            self._matrices.move_to_end(key)
+            while len(self._matrices) > _KEPT_MATRICES:
+                old, _ = self._matrices.popitem(last=False)
+                self._making.pop(old, None)
+        return kept

@@ -1,0 +1,158 @@
+"""All vectors of one source in one matrix of unit vectors, mapped from a file: what an exact search multiplies with.
+
+A file is made when it is first asked for and named after the table's version, so it never goes stale. Processes of a
+machine map the same file: however many there are, its pages are in memory once.
+
+Shapes: N items that have a vector of the source, B of them in a batch of the file, D width of the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import ServiceError
+from .tables import incarnation
+from .vectors import VectorTable
+
+_BATCH_BYTES = 8 << 20  # of the table, read at a time
+
+
+@dataclass(frozen=True, eq=False)
+class SourceMatrix:
+    """The unit vectors of one source of one version of a table.
+
+    Attributes:
+        ids_N: The items, ascending by their UTF-8 bytes; large_string.
+        units: The matrix in parts, float32 [B, D] each, one behind the other.
+        version: Of the table.
+    """
+
+    ids_N: pa.LargeStringArray
+    units: tuple[np.ndarray, ...]
+    version: int
+
+    def nearest(
+        self, vector_D: np.ndarray, k: int, *, exclude: Collection[str] = (), allowed_N: np.ndarray | None = None
+    ) -> list[tuple[str, float]]:
+        """The items whose vectors have the greatest cosine with a vector, exactly.
+
+        Args:
+            vector_D: float32.
+            k: At most so many.
+            exclude: Items to leave out.
+            allowed_N: bool; only these rows. They are told apart before the nearest are taken.
+
+        Returns:
+            (item id, cosine), nearest first, equal ones by id. A vector of length zero is near to nothing.
+        """
+        norm = float(np.linalg.norm(vector_D.astype(np.float64)))
+        if not norm or not len(self.ids_N) or k < 1:
+            return []
+        unit_D = (vector_D / norm).astype(np.float32)
+        scores_N = np.concatenate([part_BD @ unit_D for part_BD in self.units])
+        if allowed_N is not None:
+            scores_N[~allowed_N] = -np.inf
+        if exclude:
+            places = pc.index_in(pa.array(sorted(exclude), pa.large_string()), value_set=self.ids_N)
+            scores_N[pc.drop_null(places).to_numpy()] = -np.inf
+        rows = best(scores_N, k)
+        ids = self.ids_N.take(pa.array(rows)).to_pylist()
+        return list(zip(ids, np.clip(scores_N[rows], -1.0, 1.0).tolist(), strict=True))
+
+    def sample(self, rows: int) -> tuple[list[str], np.ndarray]:
+        """Some items, spread evenly over the ids, and their unit vectors [rows, D]; all where there are fewer."""
+        places = np.unique(np.linspace(0, max(len(self.ids_N) - 1, 0), min(rows, len(self.ids_N))).astype(np.int64))
+        starts = np.cumsum([0, *(len(part) for part in self.units)])
+        parts = np.searchsorted(starts, places, side="right") - 1
+        vectors = [self.units[part][place - starts[part]] for part, place in zip(parts, places, strict=True)]
+        return self.ids_N.take(pa.array(places)).to_pylist(), np.array(vectors, np.float32)
+
+
+def best(scores_N: np.ndarray, k: int) -> np.ndarray:
+    """The rows of the k highest scores, best first, equal ones in order; rows at -inf are never among them; int64."""
+    k = min(k, len(scores_N))
+    # argpartition alone would choose arbitrarily among scores equal to the k-th: all of them are looked at.
+    kth = scores_N[np.argpartition(scores_N, -k)[-k]]
+    rows = np.flatnonzero((scores_N >= kth) & (scores_N > -np.inf))
+    chosen: np.ndarray = rows[np.lexsort((rows, -scores_N[rows]))][:k]
+    return chosen
+
+
+def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:
+    """The matrix of the newest version: mapped where a file is there, otherwise made.
+
+    Args:
+        table: Where the vectors are.
+        source: Which.
+        folder: Where the files are; made when it is not there.
+
+    Raises:
+        ServiceError: SOURCE_NOT_FOUND, STORE_FULL, or what a read raises.
+    """
+    snapshot = table.snapshot()
+    of_source = hashlib.sha256(f"{table.uri}\0{table.name}\0{source}".encode()).hexdigest()[:24]
+    table_id = hashlib.sha256(incarnation(snapshot.schema)).hexdigest()[:8]
+    file = folder / f"{of_source}.{table_id}.{snapshot.version}.arrow"
+    try:
+        return _mapped(file, snapshot.version)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        pass
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(unfinished, _units(table, source, snapshot.version), table.sources(snapshot.version).get(source, 0))
+        unfinished.replace(file)
+        matrix = _mapped(file, snapshot.version)
+    except OSError as error:
+        raise ServiceError(
+            "STORE_FULL",
+            f"the matrix of {source} cannot be written to {folder}: {error.strerror or error}; free some space",
+            operation="a search",
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    for other in folder.glob(f"{of_source}.*.arrow"):
+        if other != file:
+            with contextlib.suppress(OSError):
+                other.unlink()  # whoever has it mapped keeps it
+    return matrix
+
+
+def _units(table: VectorTable, source: str, version: int) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    for batch in table.scan([source], version, batch_bytes=_BATCH_BYTES):
+        there = batch.filter(pc.is_valid(batch.column(source)))
+        column: pa.FixedSizeListArray = there.column(source)
+        vectors_BD = column.flatten().to_numpy().reshape(len(column), -1)
+        norms_B = np.linalg.norm(vectors_BD, axis=1)
+        keep_B = norms_B > 0
+        yield there.column("item_id").filter(pa.array(keep_B)), vectors_BD[keep_B] / norms_B[keep_B, None]
+
+
+def _write(file: Path, parts: Iterator[tuple[pa.Array, np.ndarray]], dim: int) -> None:
+    schema = pa.schema([pa.field("item_id", pa.large_string()), pa.field("unit", pa.list_(pa.float32(), dim))])
+    with file.open("wb") as opened, pa.ipc.new_file(opened, schema) as writer:
+        for ids, units_BD in parts:
+            if len(ids):
+                units = pa.FixedSizeListArray.from_arrays(pa.array(units_BD.reshape(-1)), dim)
+                writer.write_batch(pa.RecordBatch.from_arrays([ids.cast(pa.large_string()), units], schema=schema))
+
+
+def _mapped(file: Path, version: int) -> SourceMatrix:
+    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
+    ids = [batch.column("item_id") for batch in batches]
+    return SourceMatrix(
+        ids_N=pa.concat_arrays(ids) if ids else pa.array([], pa.large_string()),
+        units=tuple(batch.column("unit").flatten().to_numpy().reshape(batch.num_rows, -1) for batch in batches),
+        version=version,
+    )
