@@ -55,10 +55,11 @@ def demo(
         chosen = options.open(dataset, domain=domain)
         sequences = Sequences.from_interactions(chosen.interactions())  # before anything is started: it may be wrong
         place = folder / chosen.name
-        with running_server(place) as address, dmesr.connect(address) as client:
-            # Brings PyTorch, which takes seconds: neither help nor a wrong call waits for it.
-            from dmesr_trainer.demonstration.run import run
+        # Brings PyTorch, which takes seconds: neither help nor a wrong call waits for it. Before the server is there:
+        # Ctrl-C in the middle of such an import can end the process without a clean-up.
+        from dmesr_trainer.demonstration.run import run
 
+        with running_server(place) as address, dmesr.connect(address) as client:
             report = run(
                 client, chosen, sequences=sequences, folder=place, seed=seed, epochs=epochs, speak=not as_json(ctx)
             )
