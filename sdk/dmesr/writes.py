@@ -22,6 +22,9 @@ WRITE = Rpc(
     "EmbeddingService/WriteEmbeddings", embeddings_pb2.WriteEmbeddingsRequest, embeddings_pb2.WriteEmbeddingsResponse
 )
 
+# Messages of about 1 MiB that may be unanswered: the server commits what has come in together.
+_WINDOW = 32
+
 
 async def write_batches(
     transport: Transport,
@@ -38,7 +41,7 @@ async def write_batches(
     like = embeddings_pb2.WriteEmbeddingsRequest(
         catalog=catalog, recipe=recipe, source=source, create_recipe=create_recipe
     )
-    async with aclosing(transport.exchange(WRITE, _messages(transport, batches, like))) as answers:
+    async with aclosing(transport.exchange(WRITE, _messages(transport, batches, like), window=_WINDOW)) as answers:
         async for _, answer in answers:
             counter.count(answer.results)
     return counter.summary()

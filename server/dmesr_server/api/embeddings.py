@@ -19,6 +19,7 @@ from grpc.aio import ServicerContext
 
 from dmesr_server import filters
 from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
+from dmesr_server.api.grouping import grouped
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.read_ahead import read_ahead
 from dmesr_server.errors import ServiceError, invalid_field
@@ -30,6 +31,7 @@ from dmesr_server.store import AdaptedTable, CatalogStore, EmbeddingTable, Vecto
 _Context = ServicerContext[Any, Any]
 _MAX_TTL_SECONDS = 7 * 24 * 3600
 _DEFAULT_TTL_SECONDS = 3600
+_GROUP_BYTES = 32 * 1024 * 1024  # of writes that are taken together
 _TAKE_BYTES = 8 * 1024 * 1024  # of vectors looked up by id at a time
 
 
@@ -120,8 +122,14 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
         self, request_iterator: AsyncIterator[pb.WriteEmbeddingsRequest], context: _Context
     ) -> AsyncIterator[pb.WriteEmbeddingsResponse]:
         """Takes vectors of the caller's own; a batch is answered when it is durable."""
-        async for request in request_iterator:
-            yield await asyncio.to_thread(vector_intake.write, self._parts, request)
+        requests = grouped(request_iterator, max_bytes=_GROUP_BYTES, size=pb.WriteEmbeddingsRequest.ByteSize)
+        async with contextlib.aclosing(requests) as groups:
+            async for group in groups:
+                written = await asyncio.to_thread(vector_intake.write, self._parts, group)
+                for answer in written.answers:
+                    yield answer
+                if written.error is not None:
+                    raise written.error
 
     async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
         """Finds the nearest items."""

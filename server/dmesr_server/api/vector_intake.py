@@ -1,11 +1,12 @@
-"""Takes in one batch of a client's own vectors: each row is judged alone.
+"""Takes in batches of a client's own vectors: each row is judged alone.
 
 Shapes: N rows, D width of the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from dmesr.v1 import embeddings_pb2 as pb
@@ -16,16 +17,75 @@ from dmesr_server.api.parts import Parts
 from dmesr_server.api.vectors import WrittenVectors
 from dmesr_server.control import RecipeRow
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import CatalogStore, SourceColumn
+from dmesr_server.store import CatalogStore, EmbeddingTable, RowOutcome, SourceColumn
 
 
-def write(parts: Parts, request: pb.WriteEmbeddingsRequest) -> pb.WriteEmbeddingsResponse:
-    """Stores the sound rows of a batch.
+@dataclass(frozen=True)
+class Written:
+    """What became of a group of batches.
 
-    Raises:
-        ServiceError: CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD, MALFORMED_ARROW,
-            UNSUPPORTED_DTYPE or DIMENSION_MISMATCH of the whole batch, or the store's own; nothing was written then.
+    Attributes:
+        answers: Of those that are durable, from the first on.
+        error: Why the next one was refused as a whole; what follows it was not looked at.
     """
+
+    answers: list[pb.WriteEmbeddingsResponse]
+    error: ServiceError | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch that was judged."""
+
+    written: WrittenVectors
+    hashes: list[str]
+    recipe: RecipeRow
+    table: EmbeddingTable
+    source: str
+    problems: dict[int, ServiceError]
+    repeats: set[int]
+    places: list[int]  # rows to be written
+
+    def follows(self, other: _Batch) -> bool:
+        """Whether both can be written in one commit."""
+        mine, theirs = (batch.written.vectors_ND.shape[1] for batch in (self, other))
+        return (self.table is other.table, self.source, mine) == (True, other.source, theirs)
+
+    def ids(self) -> list[str]:
+        return [self.written.ids[place] or "" for place in self.places]
+
+
+def write(parts: Parts, requests: Sequence[pb.WriteEmbeddingsRequest]) -> Written:
+    """Stores the sound rows of some batches, in as few commits as their order allows.
+
+    A batch can be refused as a whole with CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD,
+    MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own; nothing of it was written then.
+    """
+    answers: list[pb.WriteEmbeddingsResponse] = []
+    together: list[_Batch] = []
+    seen: set[str] = set()
+    try:
+        for request in requests:
+            try:
+                batch = _judged(parts, request)
+            except ServiceError:
+                answers += _stored(parts, together)
+                together = []
+                raise
+            ids = batch.ids()
+            # The same item again is another write: what it becomes is told of each.
+            if together and (not batch.follows(together[0]) or not seen.isdisjoint(ids)):
+                answers += _stored(parts, together)
+                together, seen = [], set()
+            together.append(batch)
+            seen.update(ids)
+        answers += _stored(parts, together)
+    except ServiceError as error:
+        return Written(answers, error)
+    return Written(answers, None)
+
+
+def _judged(parts: Parts, request: pb.WriteEmbeddingsRequest) -> _Batch:
     row, catalog = parts.catalog(request.catalog)
     source = validation.source_name(request.source)
     written = vectors.parse(request.data)  # before anything is made for it
@@ -52,28 +112,38 @@ def write(parts: Parts, request: pb.WriteEmbeddingsRequest) -> pb.WriteEmbedding
             actual=width,
             item_id=first,
         )
-
     hashes = written.hashes()
     problems, repeats, places = _judge(parts, catalog, written, hashes)
-    outcome_at: dict[int, str] = {}
     if places:
         table.declare(source, width)
-        ids = [written.ids[place] or "" for place in places]
+    return _Batch(written, hashes, recipe, table, source, problems, repeats, places)
+
+
+def _stored(parts: Parts, together: Sequence[_Batch]) -> list[pb.WriteEmbeddingsResponse]:
+    """Writes batches that share no item, in one commit; their answers."""
+    ids = [item_id for batch in together for item_id in batch.ids()]
+    outcomes: Iterator[RowOutcome] = iter(())
+    if ids:
+        first = together[0]
         column = SourceColumn(
-            vectors=written.vectors_ND[places],
-            present=np.ones(len(places), bool),
-            hashes=[hashes[place] for place in places],
+            vectors=np.concatenate([batch.written.vectors_ND[batch.places] for batch in together]),
+            present=np.ones(len(ids), bool),
+            hashes=[batch.hashes[place] for batch in together for place in batch.places],
         )
-        outcome_at = dict(zip(places, table.upsert(ids, {source: column}), strict=True))
+        outcomes = iter(first.table.upsert(ids, {first.source: column}))
         parts.serving.nudge()
-    results: list[items_pb2.RowResult] = []
-    for place, item_id in enumerate(written.ids):
-        if place in problems:
-            results.append(translation.rejected(item_id or "", problems[place]))
-        else:
-            outcome = "unchanged" if place in repeats else outcome_at[place]
-            results.append(translation.taken(item_id or "", outcome))
-    return pb.WriteEmbeddingsResponse(results=results, recipe_id=recipe.recipe_id)
+    answers = []
+    for batch in together:
+        outcome_at = dict(zip(batch.places, outcomes, strict=False))
+        results: list[items_pb2.RowResult] = []
+        for place, item_id in enumerate(batch.written.ids):
+            if place in batch.problems:
+                results.append(translation.rejected(item_id or "", batch.problems[place]))
+            else:
+                outcome = "unchanged" if place in batch.repeats else outcome_at[place]
+                results.append(translation.taken(item_id or "", outcome))
+        answers.append(pb.WriteEmbeddingsResponse(results=results, recipe_id=batch.recipe.recipe_id))
+    return answers
 
 
 def _recipe(parts: Parts, catalog: str, request: pb.WriteEmbeddingsRequest) -> RecipeRow:

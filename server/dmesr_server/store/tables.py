@@ -40,6 +40,7 @@ ROWS_BEFORE_OPTIMISE = 100_000
 #: rewritten within a small multiple of the bytes written, however many small writes there are.
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
+READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
 #: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
@@ -210,6 +211,10 @@ class Table:
 
     def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
         """Rows of the newest version whose column is one of the values, in no particular order."""
+        if len(values) > IDS_PER_QUERY and len(values) >= READ_WHOLE_SHARE * self.count():
+            rows = self.select(columns if column in columns else [*columns, column])
+            wanted = pc.is_in(rows[column], value_set=pa.array(values, pa.string()))
+            return rows.filter(wanted).select(list(columns))
         return select_in(self.select, columns, column=column, values=values)
 
     def key_order(self, snapshot: Snapshot) -> KeyOrder:

@@ -18,7 +18,7 @@ from ..errors import ServiceError
 from .database import Database, encoded
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
-from .tables import Table, incarnation
+from .tables import READ_WHOLE_SHARE, Table, incarnation
 from .vector_columns import (
     EXPECTED,
     FIXED_FIELDS,
@@ -36,7 +36,6 @@ _Result = TypeVar("_Result")
 
 STEP_BYTES = 16 << 20  # what an ordered scan holds at a time
 UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
-READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by id, from which one scan beats many look-ups
 KEPT_FINGERPRINTS = 64  # of a table
 UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
 

@@ -1,0 +1,81 @@
+"""Writes of a stream, taken together as they have come in: one commit of many costs little more than one of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class _End:
+    """The end of the requests, and the error that ended them, if one did."""
+
+    def __init__(self, error: BaseException | None):
+        self.error = error
+
+
+class _Inbox(Generic[T]):
+    """What has come in and waits; it takes no more once that is too much."""
+
+    def __init__(self, max_bytes: int, size: Callable[[T], int]):
+        self._max_bytes = max_bytes
+        self._size = size
+        self._waiting: list[T] = []
+        self._bytes = 0
+        self._end: _End | None = None
+        self._changed = asyncio.Condition()
+
+    async def fill(self, requests: AsyncIterator[T]) -> None:
+        end = _End(None)
+        try:
+            async for request in requests:
+                async with self._changed:
+                    self._waiting.append(request)
+                    self._bytes += self._size(request)
+                    self._changed.notify_all()
+                    # gRPC's flow control holds the sender back while nobody takes the next request.
+                    await self._changed.wait_for(lambda: self._bytes < self._max_bytes)
+        except BaseException as error:
+            end = _End(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._end = end
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def take(self) -> list[T]:
+        """All that waits; empty at the end.
+
+        Raises:
+            Exception: What ended the requests.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._waiting) or self._end is not None)
+            taken, self._waiting, self._bytes = self._waiting, [], 0
+            self._changed.notify_all()
+        if not taken and self._end is not None and self._end.error is not None:
+            raise self._end.error
+        return taken
+
+
+async def grouped(
+    requests: AsyncIterator[T], *, max_bytes: int, size: Callable[[T], int]
+) -> AsyncGenerator[list[T], None]:
+    """Groups of requests in their order: whatever came in while the group before was dealt with.
+
+    Args:
+        requests: Read ahead, up to a bound.
+        max_bytes: Of what waits; one request may go beyond it.
+        size: Bytes of a request.
+    """
+    inbox: _Inbox[T] = _Inbox(max_bytes, size)
+    filling = asyncio.create_task(inbox.fill(requests))
+    try:
+        while group := await inbox.take():
+            yield group
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
