@@ -65,7 +65,7 @@ def clean(text: str) -> str:
     """A description without thinking, greetings, labels, markdown and quotation marks around it, as one paragraph."""
     text = _THINKING.sub(" ", text)
     text = _TAGS.sub(" ", text)
-    text = "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+    text = _printable(text)
     text = _FENCE.sub("", text.strip())
     for pattern in (_HEADING, _RULE):
         text = pattern.sub("", text)
@@ -86,12 +86,19 @@ def clean(text: str) -> str:
 def points(text: str) -> str:
     """The points of a review, one on a line, without thinking, markdown and tags."""
     text = _TAGS.sub(" ", _THINKING.sub(" ", text))
-    text = "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+    text = _printable(text)
     for pattern in (_HEADING, _RULE, _QUOTE_LINE):
         text = pattern.sub("", text)
     text = _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", text))
     lines = (" ".join(line.split()) for line in _BULLET.sub("- ", text).splitlines())
     return "\n".join(line for line in lines if line and line != "-")
+
+
+def _printable(text: str) -> str:
+    """The text with white space for what cannot be printed, lines apart."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
 
 
 def whole_sentences(text: str) -> str:

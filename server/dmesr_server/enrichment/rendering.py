@@ -27,5 +27,6 @@ def original_text(attributes: Attributes) -> str:
 
 
 def _clean(text: str) -> str:
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())
