@@ -33,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = list(dict.fromkeys(given.part or PARTS))
     domain, listings = catalogue.load(given.data)
     measured: list[Row] = []
-    if with_vllm := [part for part in parts if part in _WITH_VLLM]:
-        measured += _with_vllm(with_vllm, given, domain, listings)
+    for part in parts:
+        # An engine of its own for each, and kept at once: a part that fails takes none of the others with it.
+        if part in _WITH_VLLM:
+            measured += _with_vllm([part], given, domain, listings)
+            figures.merge(given.output, measured)
     on = machine("sentence-transformers", "torch", "transformers", "lancedb")
     rest: list[Row] = []
     if "encoding" in parts:

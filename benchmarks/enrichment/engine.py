@@ -56,6 +56,8 @@ class Model:
             values |= _TINY
         if self.max_tokens is not None:
             values["mllm.max_tokens"] = self.max_tokens
+        # Many describers share one engine here: none of them may unload it because it has nothing to do itself.
+        values["mllm.idle_seconds"] = 0
         values |= {key.replace("__", "."): value for key, value in flags.items()}
         return load(flags={f"enrichment.{key}": value for key, value in values.items()}).enrichment
 

@@ -51,7 +51,11 @@ def start(
     ctx: typer.Context,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items that need work.")] = None,
     routes: Annotated[
-        list[str] | None, typer.Option(help="text, image, hybrid: comma-separated or repeated. All three by default.")
+        list[str] | None,
+        typer.Option(
+            help="text, image, hybrid or reflect: comma-separated or repeated. All but reflect, which only the baseline "
+            "X-REFLECT reads, by default."
+        ),
     ] = None,
     item: Annotated[list[str] | None, typer.Option(help="Only this item; repeat it for more.")] = None,
     recipe: Annotated[str, typer.Option(help="The recipe's name, bound to what these settings make.")] = "default",
