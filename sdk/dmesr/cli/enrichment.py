@@ -53,7 +53,7 @@ def start(
     routes: Annotated[
         list[str] | None,
         typer.Option(
-            help="text, image, hybrid or reflect: comma-separated or repeated. All but reflect, which only the baseline "
+            help="text, image, hybrid, reflect: comma-separated or repeated. All but reflect, which only the baseline "
             "X-REFLECT reads, by default."
         ),
     ] = None,
