@@ -59,6 +59,8 @@ class ServerInfo:
     auto_enrich: bool  # upserts start enrichment by themselves
     live_enrichers: int
     packages: Mapping[str, str]  # versions by name
+    workers: int = 1  # processes that answer at the address
+    worker: int = 0  # which of them answered this time
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class AsyncAdmin:
             auto_enrich=answer.auto_enrich,
             live_enrichers=answer.live_enrichers,
             packages=dict(answer.packages),
+            workers=answer.workers,
+            worker=answer.worker,
         )
 
     async def store_stats(self) -> StoreStats:

@@ -33,6 +33,8 @@ __all__ = [
     "read_rows",
 ]
 
+_PICTURE_COLUMN = "picture"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMapping:
@@ -40,7 +42,9 @@ class ColumnMapping:
 
     item_id: str = "item_id"
     attributes: Mapping[str, str] | None = None  # attribute name to column; None takes every other column
-    picture: str | None = None  # file paths, URIs that the server reads, "sha256:HEX", or the pictures' bytes
+    # File paths, URIs that the server reads, "sha256:HEX", or the pictures' bytes. None takes the column "picture",
+    # where there is one and attributes are not named.
+    picture: str | None = None
     picture_root: Path | None = None  # where the files lie, all of them below it; the file's own folder when None
     list_separator: str | None = None  # cuts text into several values, for instance "|"
 
@@ -53,6 +57,11 @@ class ColumnMapping:
         """The columns that are named."""
         named = [self.item_id, *([self.picture] if self.picture else []), *(self.attributes or {}).values()]
         return tuple(dict.fromkeys(named))
+
+    @property
+    def picture_column(self) -> str | None:
+        """The column that is read as the picture, if a row has it."""
+        return _PICTURE_COLUMN if self.picture is None and self.attributes is None else self.picture
 
 
 class Interaction(NamedTuple):
@@ -148,7 +157,7 @@ def _id(value: object, column: str) -> str:
 def _attributes(values: Mapping[str, object], columns: ColumnMapping) -> dict[str, Scalar | list[Scalar]]:
     names = columns.attributes
     if names is None:
-        names = {name: name for name in values if name not in (columns.item_id, columns.picture)}
+        names = {name: name for name in values if name not in (columns.item_id, columns.picture_column)}
     attributes: dict[str, Scalar | list[Scalar]] = {}
     for name, column in names.items():
         value = values.get(column)
@@ -173,7 +182,8 @@ def _attributes(values: Mapping[str, object], columns: ColumnMapping) -> dict[st
 
 
 def _picture(values: Mapping[str, object], columns: ColumnMapping, root: Path) -> Picture:
-    value = values.get(columns.picture) if columns.picture is not None else None
+    column = columns.picture_column
+    value = values.get(column) if column is not None else None
     if isinstance(value, dict):  # as the image columns of the Hugging Face hub are stored
         value = value.get("bytes") or value.get("path")
     match value:
@@ -189,8 +199,8 @@ def _picture(values: Mapping[str, object], columns: ColumnMapping, root: Path) -
             kind = type(value).__name__
             return Problem(
                 "PICTURE_UNREADABLE",
-                f"{columns.picture!r} is a {kind}; expected a path, a URI or the picture's bytes",
-                {"column": str(columns.picture), "type": kind},
+                f"{column!r} is a {kind}; expected a path, a URI or the picture's bytes",
+                {"column": str(column), "type": kind},
             )
 
 

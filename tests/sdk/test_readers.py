@@ -171,6 +171,18 @@ def test_pictures_as_the_hub_stores_them(tmp_path: Path):
     assert problems(unmapped) == [("1", "INVALID_ATTRIBUTE"), ("2", "INVALID_ATTRIBUTE")]
 
 
+def test_the_column_picture_is_the_picture_unless_told_otherwise(write: Write):
+    path = write("films.csv", "item_id,title,picture\n1,Heat,1.jpg\n2,Alien,\n")
+
+    def read(**mapping: object) -> list[tuple[dict[str, object], object]]:
+        rows = read_items(path, mapping=ColumnMapping(**mapping))  # type: ignore[arg-type]
+        return [(dict(row.attributes), row.picture) for row in rows if isinstance(row, Item)]
+
+    assert read() == [({"title": "Heat"}, path.parent / "1.jpg"), ({"title": "Alien"}, None)]
+    assert read(attributes={"title": "title"})[0] == ({"title": "Heat"}, None)
+    assert read(attributes={"file": "picture"})[0] == ({"file": "1.jpg"}, None)
+
+
 def test_a_catalogue_names_no_files_outside_the_folder_of_its_pictures(write: Write, tmp_path: Path):
     path = write("films.csv", "item_id,poster\n1,../secret.jpg\n2,/etc/passwd\n3,a/../b.jpg\n")
     rows = [row for row in read_items(path, mapping=ColumnMapping(picture="poster")) if isinstance(row, Item)]

@@ -75,7 +75,11 @@ def import_(
         typer.Option(metavar="NAME[=COLUMN]", help="An attribute and its column; repeat it. All columns if none."),
     ] = None,
     picture: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column with picture files, URIs or bytes.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column with picture files, URIs or bytes; 'picture' by itself, where attributes are not named.",
+        ),
     ] = None,
     picture_root: Annotated[
         Path | None,

@@ -254,6 +254,8 @@ class GetServerInfoResponse(Message):
     AUTO_ENRICH_FIELD_NUMBER: int
     LIVE_ENRICHERS_FIELD_NUMBER: int
     PACKAGES_FIELD_NUMBER: int
+    WORKERS_FIELD_NUMBER: int
+    WORKER_FIELD_NUMBER: int
     version: str
     """The version of the software."""
     schema_version: int
@@ -268,6 +270,10 @@ class GetServerInfoResponse(Message):
     """True when upserts start enrichment by themselves."""
     live_enrichers: int
     """Enrichers that have shown a sign of life in the last seconds."""
+    workers: int
+    """Processes that answer at this address."""
+    worker: int
+    """Which of them answered, from 0. A connection stays with one of them; a new one may go to another."""
     @property
     def limits(self) -> Limits:
         """The limits."""
@@ -288,9 +294,11 @@ class GetServerInfoResponse(Message):
         auto_enrich: bool = ...,
         live_enrichers: int = ...,
         packages: Mapping[str, str] | None = ...,
+        workers: int = ...,
+        worker: int = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["limits", b"limits"]) -> bool: ...
-    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "packages", b"packages", "schema_version", b"schema_version", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "packages", b"packages", "schema_version", b"schema_version", "version", b"version", "worker", b"worker", "workers", b"workers"]) -> None: ...
 
 @final
 class GetStoreStatsRequest(Message):
