@@ -71,6 +71,19 @@ class RunningServer:
             time.sleep(0.02)
         raise AssertionError(f"no enricher started:\n{self.log}")
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of its workers, where it has several, by their number."""
+        found = {}
+        for child in psutil.Process(self.api_pid).children():
+            try:
+                command = child.cmdline()
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+            if "dmesr_server.worker" in command:
+                found[int(command[command.index("--number") + 1])] = child.pid
+        return [found[number] for number in sorted(found)]
+
     def start(self) -> RunningServer:
         """Starts it and waits until it answers."""
         assert self._process is None, "the server runs already"

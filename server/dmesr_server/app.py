@@ -7,11 +7,10 @@ import errno
 import functools
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,10 @@ from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
 from dmesr_server.encoding_socket import run_folder
 from dmesr_server.errors import ServiceError
+from dmesr_server.lifecycle import announce, retract, stop_signal
+from dmesr_server.machine_folder import machine_folder
 from dmesr_server.serving.adaptation import Adaptation
+from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.index_keeper import IndexKeeper
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.loop import ServingLoop
@@ -57,6 +59,7 @@ from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import Store
 from dmesr_server.supervisor import EnricherSupervisor
+from dmesr_server.worker import WorkerLine
 
 _LOG = logging.getLogger(__name__)
 #: Threads for blocking work of all calls. More than cores: most of them wait for a disk.
@@ -67,13 +70,16 @@ _MESSAGE_ROOM = 4
 _KEPT_BLOCK_BYTES = 31 * 1024 * 1024  # just below the largest that glibc adapts to
 
 
-async def run(config: Config, *, enricher: bool = True, ready_file: Path | None = None) -> None:
+async def run(
+    config: Config, *, enricher: bool = True, ready_file: Path | None = None, line: WorkerLine | None = None
+) -> None:
     """Runs the API process until SIGTERM or SIGINT, then drains.
 
     Args:
         config: All settings.
         enricher: Run an enricher beside it.
         ready_file: Gets "HOST:PORT" once the server answers.
+        line: To the parent, where this is one of several workers: the port is then shared with them.
 
     Raises:
         StartError: The address or a certificate cannot be used.
@@ -85,22 +91,39 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
     # glibc gives a large block back to the system when it is freed, and pays for its pages anew each time: in bulk
     # reads as much as for the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
     bytes(_KEPT_BLOCK_BYTES)
-    stopping = _stop_signal()
-    preflight.check(config, ready_file=ready_file)
-    parts = await asyncio.to_thread(_parts, config)
+    stopping = stop_signal()
+    if line is None:
+        preflight.check(config, ready_file=ready_file)  # the parent of workers has done it
+    with nullcontext(line.folder) if line is not None else machine_folder(config) as folder:
+        await _serve(config, folder, stopping, enricher=enricher, ready_file=ready_file, line=line)
+
+
+async def _serve(
+    config: Config,
+    folder: Path,
+    stopping: asyncio.Event,
+    *,
+    enricher: bool,
+    ready_file: Path | None,
+    line: WorkerLine | None,
+) -> None:
+    parts = await asyncio.to_thread(_parts, config, folder, line)
     try:
-        server, health = _server(parts)
+        server, health = _server(parts, shared_port=line is not None)
         port = _bind(server, config.server)
         supervisor = EnricherSupervisor(config) if enricher else None
         await server.start()
-        background = [
-            asyncio.create_task(parts.serving.run(), name="serving"),
-            asyncio.create_task(_index_keeper(parts).run(), name="indexes"),
-        ]
+        background = [asyncio.create_task(parts.serving.run(), name="serving")]
+        if parts.keeps_house:
+            background.append(asyncio.create_task(_index_keeper(parts).run(), name="indexes"))
         if supervisor is not None:
             background.append(asyncio.create_task(supervisor.run(), name="enricher"))
-        _announce(f"{preflight.printable(config.server.host)}:{port}", ready_file)
-        if config.enrichment.auto:
+        if line is None:
+            announce(f"{preflight.printable(config.server.host)}:{port}", ready_file)
+        else:
+            line.listen(parts.serving.told, stopping.set)
+            line.ready()
+        if config.enrichment.auto and parts.keeps_house:
             background.append(asyncio.create_task(_catch_up(parts), name="catch-up"))
         try:
             await _until_stopped(stopping, background)
@@ -116,16 +139,17 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
         await asyncio.to_thread(_close, parts, ready_file)
 
 
-def _parts(config: Config) -> Parts:
+def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
+    keeps_house = line is None or line.number == 0
     store = Store(uri=config.store.uri)
     control = Control(config.store.resolved_control_url)
     control.migrate()
     control.catalogs.ensure_default()
-    live = LiveModels(store=store, control=control, config=config.serving)
+    files = IndexFiles(folder / "indexes")
+    live = LiveModels(store=store, control=control, config=config.serving, files=files)
     adaptation = Adaptation(
         store=store, control=control, config=config.serving, owner=f"api-{socket.gethostname()}-{os.getpid()}"
     )
-    run = run_folder(config.store.folder)
     return Parts(
         config=config,
         store=store,
@@ -135,13 +159,17 @@ def _parts(config: Config) -> Parts:
             store=store,
             control=control,
             live=live,
-            adaptation=adaptation,
+            adaptation=adaptation if keeps_house else None,
+            files=files,
             artefacts=config.artefacts_folder,
             poll_seconds=config.serving.poll_seconds,
+            tell=None if line is None else line.tell,
         ),
         auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
-        neighbours=Neighbours(None if run is None else run / "matrices"),
-        query_encoder=QueryEncoder(run),
+        neighbours=Neighbours(folder / "matrices"),
+        query_encoder=QueryEncoder(run_folder(config.store.folder)),
+        worker=0 if line is None else line.number,
+        keeps_house=keeps_house,
     )
 
 
@@ -158,14 +186,13 @@ def _index_keeper(parts: Parts) -> IndexKeeper:
 
 
 def _close(parts: Parts, ready_file: Path | None) -> None:
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+    retract(ready_file)
     parts.neighbours.close()
     parts.control.close()
     parts.store.close()
 
 
-def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
+def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     config = parts.config
     interceptors: list[Interceptor] = []
     if config.server.token is not None:
@@ -174,7 +201,8 @@ def _server(parts: Parts) -> tuple[grpc.aio.Server, Any]:
     server = grpc.aio.server(
         interceptors=interceptors,
         options=[
-            ("grpc.so_reuseport", 0),  # two servers on one port would share the calls between them, unnoticed
+            # Two servers on one port would share the calls between them, unnoticed; workers are meant to.
+            ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_receive_message_length", _MESSAGE_ROOM * config.limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # held by the interceptor, with a reason
         ],
@@ -215,30 +243,6 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     if not port:
         raise preflight.cannot_listen(config, OSError(errno.EADDRINUSE, "Address already in use"))
     return int(port)
-
-
-def _announce(address: str, ready_file: Path | None) -> None:
-    if ready_file is not None:
-        # Whole or not at all: whoever waits for the file reads it the moment it appears.
-        part = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-        part.write_text(address)
-        part.rename(ready_file)
-    sys.stdout.write(f"dmesr server listening on {address}\n")
-    sys.stdout.flush()
-
-
-def _stop_signal() -> asyncio.Event:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        if stopping.is_set():
-            os._exit(130)  # Ctrl-C a second time: now. The enricher ends with its pipe.
-        stopping.set()
-
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    return stopping
 
 
 async def _until_stopped(stopping: asyncio.Event, background: Sequence[asyncio.Task[None]]) -> None:

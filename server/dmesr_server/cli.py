@@ -28,6 +28,9 @@ def serve(
     config: _ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.", show_default="50051")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer at the port, on one store.", show_default="1")
+    ] = None,
     store: _Store = None,
     describer: _Describer = None,
     enricher: Annotated[bool, typer.Option("--enricher/--no-enricher", help="Run an enricher beside the API.")] = True,
@@ -39,10 +42,12 @@ def serve(
         Path | None, typer.Option(help="Write HOST:PORT to this file once the server answers.")
     ] = None,
 ) -> None:
-    """Run the server: the API process and, beside it, one enricher.
+    """Run the server: the API process, or several workers at one port, and beside them one enricher.
 
     Examples:
         dmesr-cli serve
+
+        dmesr-cli serve --workers 4
 
         dmesr-cli serve --store /srv/films --port 50060 --auto-enrich
 
@@ -53,6 +58,7 @@ def serve(
         {
             "server.host": host,
             "server.port": port,
+            "server.workers": workers,
             "store.uri": store,
             "enrichment.describer": describer,
             "enrichment.auto": auto_enrich,
@@ -64,6 +70,15 @@ def serve(
 
     try:
         preflight.check(settings, ready_file=ready_file)
+
+        if settings.server.workers > 1:
+            from dmesr_server import workers as several
+
+            try:
+                asyncio.run(several.run(settings, enricher=enricher, ready_file=ready_file))
+            except several.WorkerFailed as ended:
+                raise typer.Exit(1) from ended
+            return
 
         from dmesr_server import app
 

@@ -1,4 +1,4 @@
-"""Keeps an enricher process running beside the API process, and lets it never outlive it."""
+"""Keeps processes running beside this one: started again with growing delays when they end, and never outliving it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dmesr_server.config import Config
 
@@ -19,20 +19,25 @@ _LONGEST_DELAY = 60.0  # seconds
 _STEADY = 60.0  # seconds: a child that lived this long starts again without delay
 
 
-class EnricherSupervisor:
-    """Starts the enricher, starts it again with growing delays when it ends, stops it."""
+class Supervisor:
+    """Starts a process, starts it again with growing delays when it ends, stops it."""
 
-    def __init__(self, config: Config):
-        self._environment = _environment(config)
-        self._grace = config.server.grace_seconds
+    def __init__(self, *, name: str, environment: Mapping[str, str], grace_seconds: float):
+        """Names the process; :meth:`run` starts it.
+
+        Args:
+            name: For the log.
+            environment: Its environment.
+            grace_seconds: How long it may take to end when it is told to.
+        """
+        self.name = name
+        self._environment = environment
+        self._grace = grace_seconds
         self._process: asyncio.subprocess.Process | None = None
-        # The child holds the read end and ends when it closes. Only this process holds the write end, so the kernel
-        # closes it however this process dies.
-        self._read_end, self._write_end = os.pipe()
 
     @property
     def pid(self) -> int | None:
-        """The process id of the enricher that runs now."""
+        """The process id of the process that runs now."""
         return None if self._process is None else self._process.pid
 
     async def run(self) -> None:
@@ -43,10 +48,10 @@ class EnricherSupervisor:
                 started = time.monotonic()
                 try:
                     code = await self._live()
-                except OSError as error:  # out of memory, processes or files: the API goes on without
-                    how = f"no enricher can be started: {error.strerror}"
+                except OSError as error:  # out of memory, processes or files: the others go on without
+                    how = f"{self.name} cannot be started: {error.strerror}"
                 else:
-                    how = f"enricher {self.pid} ended with code {code}"
+                    how = f"{self.name} {self.pid} ended with code {code}"
                     delay = _FIRST_DELAY if time.monotonic() - started > _STEADY else delay
                 self._process = None
                 _LOG.warning("%s; starting another in %.1f s", how, delay)
@@ -54,24 +59,27 @@ class EnricherSupervisor:
                 delay = min(2 * delay, _LONGEST_DELAY)
         finally:
             await self._stop()
-            os.close(self._read_end)
-            os.close(self._write_end)
+            self._close()
 
     async def _live(self) -> int:
-        """One enricher, from start to end; its exit code."""
+        """One process, from start to end; its exit code."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Lets go of what the processes were given."""
+
+    async def _start(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "dmesr_server.enricher",
-            "--parent-fd",
-            str(self._read_end),
+            module,
+            *arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(self._read_end,),
+            pass_fds=descriptors,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is for the API process, which then stops its child in order
+            start_new_session=True,  # Ctrl-C is for this process, which then stops its children in order
         )
-        _LOG.info("enricher %d started", self._process.pid)
-        return await self._process.wait()
+        _LOG.info("%s %d started", self.name, self._process.pid)
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
@@ -82,17 +90,43 @@ class EnricherSupervisor:
         try:
             await asyncio.wait_for(process.wait(), timeout=self._grace)
         except TimeoutError:
-            _LOG.warning("enricher %d did not stop within %.1f s; killing it", process.pid, self._grace)
+            _LOG.warning("%s %d did not stop within %.1f s; killing it", self.name, process.pid, self._grace)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
 
-def _environment(config: Config) -> Mapping[str, str]:
-    """The environment in which `config.load` gives the child just this configuration, flags included."""
+class EnricherSupervisor(Supervisor):
+    """Keeps one enricher running."""
+
+    def __init__(self, config: Config):
+        """Names the enricher and what it is given; :meth:`run` starts it."""
+        # The child serves nobody: what lets callers in stays here.
+        environment = child_environment(config, secrets=False)
+        super().__init__(name="enricher", environment=environment, grace_seconds=config.server.grace_seconds)
+        # The child holds the read end and ends when it closes. Only this process holds the write end, so the kernel
+        # closes it however this process dies.
+        self._read_end, self._write_end = os.pipe()
+
+    async def _live(self) -> int:
+        await self._start("dmesr_server.enricher", ["--parent-fd", str(self._read_end)], [self._read_end])
+        assert self._process is not None
+        return await self._process.wait()
+
+    def _close(self) -> None:
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+
+def child_environment(config: Config, *, secrets: bool) -> Mapping[str, str]:
+    """The environment in which `config.load` gives a child just this configuration, flags included.
+
+    Args:
+        config: The configuration.
+        secrets: With what lets callers in: the token and the certificate.
+    """
     sections = config.model_dump(mode="json")
-    # The child serves nobody: what lets callers in stays here.
-    for secret in ("token", "tls_certificate", "tls_key"):
+    for secret in () if secrets else ("token", "tls_certificate", "tls_key"):
         sections["server"][secret] = None
     kept = {name: value for name, value in os.environ.items() if not _is_setting(name, sections)}
     return kept | {

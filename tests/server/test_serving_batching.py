@@ -45,7 +45,7 @@ def served(tmp_path: Path) -> Callable[..., ServedModel]:
             version=1,
             artefact=artefact,
             user_tower=tower,
-            index=index.build(ids=list(items), vectors_NV=vectors_NV, learned=artefact.learned),
+            index=index.indexed(list(items), vectors_NV, artefact.learned.counts_N.copy()),
             table_version=1,
         )
 

@@ -31,15 +31,15 @@ VECTORS = {
 def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     folder = tiny_artefact.write(tmp_path_factory.mktemp("model") / "artefact", recipe_id="r", items=LEARNED)
     artefact = load(folder, verify_checksums=True)
-    shuffled = ["new", "c", "a", "d", "b"]
+    ids = ["a", "b", "c", "d", "new"]
     return ServedModel(
         catalog="default",
         name="tiny",
         version=1,
         artefact=artefact,
         user_tower=towers.load_user_tower(artefact, threads=1),
-        index=index.build(
-            ids=shuffled, vectors_NV=np.stack([VECTORS[name] for name in shuffled]), learned=artefact.learned
+        index=index.indexed(
+            ids, np.stack([VECTORS[name] for name in ids]), np.array([LEARNED.get(name, (0,))[0] for name in ids])
         ),
         table_version=1,
     )
@@ -52,7 +52,7 @@ def large(model: ServedModel) -> ServedModel:
     vectors_NV = rng.integers(-2, 3, (700, tiny_artefact.V)).astype(np.float32)
     vectors_NV[13] = 0
     ids = [f"i{row:03d}" for row in range(700)]
-    return replace(model, index=index.build(ids=ids, vectors_NV=vectors_NV, learned=model.artefact.learned))
+    return replace(model, index=index.indexed(ids, vectors_NV, np.zeros(len(ids), np.int64)))
 
 
 def _ids(ranked: RankedList) -> list[str]:

@@ -92,6 +92,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         # Once more: what was on its way in while the row still stood.
         self._parts.store.drop_catalog(name)
         self._parts.live.forget(catalog=name)
+        self._parts.serving.aliases_changed(catalog=name)
         shutil.rmtree(self._parts.config.artefacts_folder / name, ignore_errors=True)
         return pb.DropCatalogResponse()
 
@@ -107,6 +108,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             auto_enrich=config.enrichment.auto,
             live_enrichers=len(self._control.leases.live("enricher:")),
             packages=self._packages,
+            workers=config.server.workers,
+            worker=self._parts.worker,
         )
 
     def _stats(self, request: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:

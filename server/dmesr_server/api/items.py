@@ -114,6 +114,7 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
         ids = validation.distinct(validation.ids("item_ids", request.item_ids, self._limits))
         outcome = catalog.delete_items(ids)
         self._parts.live.forget_items(catalog=row.name, item_ids=ids)
+        self._parts.serving.vectors_changed()
         return pb.DeleteItemsResponse(deleted=outcome.deleted, missing_item_ids=outcome.missing)
 
     def _missing_pictures(self, request: pb.FindMissingPicturesRequest) -> pb.FindMissingPicturesResponse:

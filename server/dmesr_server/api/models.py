@@ -44,7 +44,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             row = await asyncio.to_thread(self._register, upload, catalog, first.name)
         finally:
             await asyncio.to_thread(upload.close)
-        self._parts.serving.nudge()
+        self._parts.serving.vectors_changed()
         return pb.PublishModelResponse(model=await asyncio.to_thread(self._message, row))
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
@@ -132,7 +132,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         alias = validation.new_name("alias", validation.alias_name(request.alias))
         model = self._control.models.resolve(row.name, request.model)
         self._control.aliases.promote(row.name, alias, model.name, model.version)
-        self._parts.live.forget_aliases(catalog=row.name)
+        self._parts.serving.aliases_changed(catalog=row.name)
         promoted = self._control.models.resolve(row.name, model.ref)
         return pb.PromoteModelResponse(model=self._message(promoted))
 
@@ -140,7 +140,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         row, _ = self._parts.catalog(request.catalog)
         alias = validation.alias_name(request.alias)
         self._control.aliases.rollback(row.name, alias)
-        self._parts.live.forget_aliases(catalog=row.name)
+        self._parts.serving.aliases_changed(catalog=row.name)
         return pb.RollbackModelResponse(model=self._message(self._control.models.resolve(row.name, alias)))
 
     def _delete(self, request: pb.DeleteModelRequest) -> pb.DeleteModelResponse:
@@ -150,6 +150,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             raise invalid_field("model", f"must be name:version, got {request.model!r:.80}")
         model = self._control.models.resolve(row.name, request.model)
         publishing.delete(model, control=self._control, store=self._parts.store, live=self._parts.live)
+        self._parts.serving.aliases_changed(catalog=row.name)
         return pb.DeleteModelResponse()
 
     def _aliases(self, request: pb.ListAliasesRequest) -> pb.ListAliasesResponse:
@@ -174,5 +175,5 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
                 )
             other = self._control.aliases.resolve(row.name, request.other_alias)
             split = self._control.splits.set(row.name, alias.alias, other.alias, request.share)
-        self._parts.live.forget_aliases(catalog=row.name)
+        self._parts.serving.aliases_changed(catalog=row.name)
         return pb.SplitTrafficResponse(alias=translation.alias(alias, split))

@@ -17,7 +17,12 @@ from dmesr_server.store import CatalogStore, Store
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one API process."""
+    """The parts of one API process.
+
+    Attributes:
+        worker: Which of the workers at one port it is, from 0.
+        keeps_house: Whether it does what one of them does for all: adapting, indexes, tidying.
+    """
 
     config: Config
     store: Store
@@ -27,6 +32,8 @@ class Parts:
     auto_enrichment: AutoEnrichment
     neighbours: Neighbours
     query_encoder: QueryEncoder
+    worker: int
+    keeps_house: bool
 
     def catalog(self, name: str) -> tuple[CatalogRow, CatalogStore]:
         """The catalog that a request names.

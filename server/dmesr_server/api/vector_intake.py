@@ -131,7 +131,7 @@ def _stored(parts: Parts, together: Sequence[_Batch]) -> list[pb.WriteEmbeddings
             hashes=[batch.hashes[place] for batch in together for place in batch.places],
         )
         outcomes = iter(first.table.upsert(ids, {first.source: column}))
-        parts.serving.nudge()
+        parts.serving.vectors_changed()
     answers = []
     for batch in together:
         outcome_at = dict(zip(batch.places, outcomes, strict=False))

@@ -148,12 +148,14 @@ class Artefact:
         return self.folder / name
 
 
-def load(folder: Path, *, verify_checksums: bool) -> Artefact:
+def load(folder: Path, *, verify_checksums: bool, learned: bool = True) -> Artefact:
     """Reads an artefact and checks everything but the graphs (those are checked by `towers`).
 
     Args:
         folder: Where the files are.
         verify_checksums: Hash every file; done once, when the artefact arrives.
+        learned: Read what was learned about single items, which is as large as the model's matrix. Who only answers
+            needs none of it.
 
     Raises:
         ServiceError: INVALID_ARTEFACT, naming the file or the key, expected and actual.
@@ -165,9 +167,25 @@ def load(folder: Path, *, verify_checksums: bool) -> Artefact:
             raise invalid(f"{name} is missing, though the manifest lists it; publish all files", file=name)
         if verify_checksums:
             _verify(path, expected)
-    return Artefact(
-        folder=folder, manifest=manifest, manifest_json=text, learned=_read_items(folder / ITEMS, manifest.vector_dim)
-    )
+    items = _read_items(folder / ITEMS, manifest.vector_dim) if learned else _nothing_learned(manifest.vector_dim)
+    return Artefact(folder=folder, manifest=manifest, manifest_json=text, learned=items)
+
+
+def read_counts(folder: Path, vector_dim: int) -> tuple[pa.LargeStringArray, pa.Int64Array]:
+    """The items of an artefact that was checked before, and their interactions in training.
+
+    Raises:
+        ServiceError: INVALID_ARTEFACT.
+    """
+    try:
+        with pa.memory_map(str(folder / ITEMS)) as file, pa.ipc.open_file(file) as reader:
+            _check_items_schema(reader.schema, vector_dim)
+            table = reader.read_all().select(["item_id", "count"])
+            # Cast copies: nothing keeps the file mapped.
+            ids = table["item_id"].cast(pa.large_string()).combine_chunks()
+            return ids, pa.array(table["count"].to_numpy().copy())
+    except (pa.ArrowException, OSError) as error:
+        raise invalid(f"{ITEMS} is not an Arrow IPC file: {error}", file=ITEMS) from error
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -226,6 +244,15 @@ def _read_items(path: Path, vector_dim: int) -> LearnedItems:
             return _learned_items(table, vector_dim)
     except (pa.ArrowException, OSError) as error:
         raise invalid(f"{ITEMS} is not an Arrow IPC file: {error}", file=ITEMS) from error
+
+
+def _nothing_learned(vector_dim: int) -> LearnedItems:
+    return LearnedItems(
+        rows={},
+        counts_N=np.zeros(0, np.int64),
+        parts_NV=np.zeros((0, vector_dim), np.float32),
+        has_part_N=np.zeros(0, bool),
+    )
 
 
 def _check_items_schema(schema: pa.Schema, vector_dim: int) -> None:

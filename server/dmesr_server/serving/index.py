@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
-from dmesr_server.serving.artefact import LearnedItems
 
 _GROUP = 64  # scores of which only the best is looked at first
 
@@ -26,12 +25,14 @@ class ItemIndex:
         vectors_NV: Their vectors, float32, C-contiguous.
         counts_N: Their interactions in training, int64; 0 for an item that is new.
         rows: item id → row.
+        folder: Where the files are that the vectors are mapped from; None where they are in memory.
     """
 
     ids: tuple[str, ...]
     vectors_NV: np.ndarray
     counts_N: np.ndarray
     rows: Mapping[str, int]
+    folder: Path | None = None
 
     def __len__(self) -> int:
         """How many items it holds."""
@@ -61,25 +62,13 @@ class ItemIndex:
         keep_N = np.ones(len(self.ids), bool)
         keep_N[gone] = False
         kept = np.flatnonzero(keep_N)
-        return _index([self.ids[row] for row in kept], self.vectors_NV[kept], self.counts_N[kept])
+        return indexed([self.ids[row] for row in kept], self.vectors_NV[kept], self.counts_N[kept])
 
 
-def build(*, ids: Sequence[str], vectors_NV: np.ndarray, learned: LearnedItems) -> ItemIndex:
-    """Makes an index.
-
-    Args:
-        ids: The items in any order, each once.
-        vectors_NV: Their vectors in the same order.
-        learned: Where the counts come from.
-    """
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    ordered = [ids[row] for row in order]
-    counts_N = np.array([learned.counts_N[learned.rows[i]] if i in learned.rows else 0 for i in ordered], np.int64)
-    # Fancy indexing copies: the index owns its matrix, whoever lent `vectors_NV`.
-    return _index(ordered, np.ascontiguousarray(vectors_NV[order], np.float32), counts_N)
-
-
-def _index(ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray) -> ItemIndex:
+def indexed(
+    ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray, *, folder: Path | None = None
+) -> ItemIndex:
+    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied."""
     vectors_NV.flags.writeable = False
     counts_N.flags.writeable = False
     return ItemIndex(
@@ -87,6 +76,7 @@ def _index(ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray) -> 
         vectors_NV=vectors_NV,
         counts_N=counts_N,
         rows={item_id: row for row, item_id in enumerate(ids)},
+        folder=folder,
     )
 
 

@@ -15,9 +15,10 @@ from dmesr_server.control import Control, ModelRow
 from dmesr_server.errors import ServiceError
 from dmesr_server.filters import CatalogAttributes
 from dmesr_server.serving import towers
-from dmesr_server.serving.artefact import LearnedItems, load
+from dmesr_server.serving.artefact import Artefact, load
 from dmesr_server.serving.candidates import FilterMasks
-from dmesr_server.serving.index import ItemIndex, build
+from dmesr_server.serving.index import ItemIndex
+from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.recommender import ServedModel
 from dmesr_server.serving.routing import Routes, not_ready, takes_other_side
 from dmesr_server.store import AdaptedTable, Store
@@ -25,6 +26,7 @@ from dmesr_server.store import AdaptedTable, Store
 __all__ = ["LiveModels", "ModelKey", "Routed", "not_ready"]
 
 _LOG = logging.getLogger(__name__)
+_MOST_WORK = 0.2  # share of the time that following one model's changes may take
 
 
 @dataclass(frozen=True, order=True)
@@ -67,17 +69,27 @@ class LiveModels:
         masks: What filters made of the indexes.
     """
 
-    def __init__(self, *, store: Store, control: Control, config: ServingConfig):
+    def __init__(self, *, store: Store, control: Control, config: ServingConfig, files: IndexFiles):
+        """Makes it; reads nothing.
+
+        Args:
+            store: Where the vectors are.
+            control: Which models there are.
+            config: How many are kept, and how often changes are looked for.
+            files: The indexes that this machine's processes share.
+        """
         self.attributes = CatalogAttributes(store=store)
         self._store = store
         self._control = control
         self._config = config
+        self._files = files
         self.masks = FilterMasks(attributes=self.attributes)
         self._routes = Routes(control=control, poll_seconds=config.poll_seconds)
         self._lock = threading.Lock()  # guards the dicts; never held while anything is read
         self._served: dict[ModelKey, ServedModel] = {}
         self._used: dict[ModelKey, float] = {}
         self._loading: dict[ModelKey, threading.Lock] = {}
+        self._not_before: dict[ModelKey, float] = {}  # seconds, monotonic: when changes may be followed again
 
     def get(self, *, catalog: str, ref: str, unit_id: str = "") -> Routed:
         """The model to answer with.
@@ -133,9 +145,11 @@ class LiveModels:
     def forget_items(self, *, catalog: str, item_ids: Collection[str]) -> None:
         """Takes deleted items out of every index of the catalog at once."""
         with self._lock:
-            keys = [key for key in self._served if key.catalog == catalog]
-        for key in keys:
-            self._swap(key, lambda served: replace(served, index=served.index.without(item_ids)))
+            held = [(key, served) for key, served in self._served.items() if key.catalog == catalog]
+        for key, served in held:
+            # Their rows are gone from the table: a matrix made anew is mapped, where a smaller copy would be our own.
+            self._guarded(key, functools.partial(self._refresh_one, key, served, at_once=True))
+            self._swap(key, lambda current: replace(current, index=current.index.without(item_ids)))
 
     def forget(self, *, catalog: str, name: str | None = None, version: int | None = None) -> None:
         """Lets go of a deleted model, or of all models of a dropped catalog."""
@@ -147,8 +161,8 @@ class LiveModels:
             self.attributes.forget(catalog)
         self.forget_aliases(catalog=catalog)
 
-    def forget_aliases(self, *, catalog: str) -> None:
-        """Looks up every reference anew: an alias has moved, or its split has changed."""
+    def forget_aliases(self, *, catalog: str | None = None) -> None:
+        """Looks up every reference anew: an alias has moved, or its split has changed; of every catalog when None."""
         self._routes.forget(catalog=catalog)
 
     def _load(self, row: ModelRow) -> ServedModel:
@@ -160,16 +174,16 @@ class LiveModels:
                 served = self._served.get(key)
             if served is not None:
                 return served
-            artefact = load(Path(row.artefact_path), verify_checksums=False)
-            table = self._table(key, artefact.manifest.vector_dim)
-            table_version = table.version()
+            # What was learned of single items is in the index already.
+            artefact = load(Path(row.artefact_path), verify_checksums=False, learned=False)
+            index, table_version = self._read(key, artefact)
             served = ServedModel(
                 catalog=key.catalog,
                 name=key.name,
                 version=key.version,
                 artefact=artefact,
                 user_tower=towers.load_user_tower(artefact, threads=self._config.tower_threads),
-                index=_read_index(table, artefact.learned),
+                index=index,
                 table_version=table_version,
             )
             with self._lock:
@@ -178,18 +192,30 @@ class LiveModels:
             _LOG.info("model %s of catalog %s loaded: %d items", key.ref, key.catalog, len(served.index))
             return served
 
-    def _refresh_one(self, key: ModelKey, served: ServedModel) -> None:
-        table = self._table(key, served.artefact.manifest.vector_dim)
-        version = table.version()  # before the rows: a later write is then seen as a change next time
-        if version == served.table_version:
+    def _refresh_one(self, key: ModelKey, served: ServedModel, *, at_once: bool = False) -> None:
+        self._files.keep(served.index)
+        started = time.monotonic()
+        if started < self._not_before.get(key, 0.0) and not at_once:
             return
-        index = _read_index(table, served.artefact.learned)
+        if self._table(key, served.artefact.manifest.vector_dim).version() == served.table_version:
+            return
+        index, version = self._read(key, served.artefact)
+        now = time.monotonic()
+        self._not_before[key] = now + (now - started) * (1 / _MOST_WORK - 1)
         # Another thread may have read a newer version meanwhile.
         self._swap(
             key,
             lambda current: (
                 current if current.table_version > version else replace(current, index=index, table_version=version)
             ),
+        )
+
+    def _read(self, key: ModelKey, artefact: Artefact) -> tuple[ItemIndex, int]:
+        return self._files.open(
+            table=self._table(key, artefact.manifest.vector_dim),
+            artefact=artefact.folder,
+            digest=artefact.digest,
+            vector_dim=artefact.manifest.vector_dim,
         )
 
     def _table(self, key: ModelKey, vector_dim: int) -> AdaptedTable:
@@ -203,7 +229,7 @@ class LiveModels:
                 self._served[key] = change(current)
 
     def _let_go(self, key: ModelKey) -> None:
-        for held in (self._served, self._used, self._loading):
+        for held in (self._served, self._used, self._loading, self._not_before):
             held.pop(key, None)
 
     def _guarded(self, key: ModelKey, action: Callable[[], object]) -> None:
@@ -211,8 +237,3 @@ class LiveModels:
             action()
         except ServiceError as error:
             _LOG.warning("model %s of catalog %s: %s", key.ref, key.catalog, error.message)
-
-
-def _read_index(table: AdaptedTable, learned: LearnedItems) -> ItemIndex:
-    ids, vectors_NV = table.read_all()
-    return build(ids=ids, vectors_NV=vectors_NV, learned=learned)

@@ -1,9 +1,14 @@
-"""What serving does in the background: adapts models, follows changes, lets expired pins go."""
+"""What serving does in the background: adapts models, follows changes, lets expired pins go.
+
+Of several workers on one machine one adapts and sweeps; all follow changes. Who changes something tells the others, so
+that they look at once instead of at the next poll.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -13,6 +18,7 @@ from pathlib import Path
 from dmesr_server.control import Control
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving.adaptation import Adaptation
+from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.publishing import remove_leftovers
 from dmesr_server.store import Store
@@ -20,6 +26,12 @@ from dmesr_server.store import Store
 _LOG = logging.getLogger(__name__)
 _SWEEP_SECONDS = 10.0
 _LONGEST_DELAY = 30.0  # seconds between attempts while the stores are out of reach
+_SHORTEST_DELAY = 0.05  # seconds between two looks, however many changes are told of
+
+#: Tells the other workers of this machine: "aliases" or "vectors" have changed.
+Tell = Callable[[str], None]
+ALIASES = "aliases"
+VECTORS = "vectors"
 
 
 class ServingLoop:
@@ -31,32 +43,73 @@ class ServingLoop:
         store: Store,
         control: Control,
         live: LiveModels,
-        adaptation: Adaptation,
+        adaptation: Adaptation | None,
+        files: IndexFiles,
         artefacts: Path,
         poll_seconds: float,
+        tell: Tell | None = None,
     ):
+        """Makes it; :meth:`run` begins.
+
+        Args:
+            store: Where vectors are.
+            control: Models and pins.
+            live: The models that answer.
+            adaptation: What adapts models; None where another process does that and sweeps.
+            files: The indexes that this machine's processes share.
+            artefacts: The folder of the models' files.
+            poll_seconds: How often changes by others are looked for.
+            tell: Tells the other workers of a change here; None where there are none.
+        """
         self._store = store
         self._control = control
         self._live = live
         self._adaptation = adaptation
+        self._files = files
         self._artefacts = artefacts
         self._poll_seconds = poll_seconds
-        self._wanted = asyncio.Event()
+        self._tell = tell
+        self._to_adapt = asyncio.Event()
+        self._to_refresh = asyncio.Event()
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
-    def nudge(self) -> None:
-        """Looks for work now instead of at the next poll. From any thread."""
-        if self._event_loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: there is nothing left to nudge
-                self._event_loop.call_soon_threadsafe(self._wanted.set)
+    def vectors_changed(self) -> None:
+        """Looks for models to adapt and to read now instead of at the next poll, here and in the other workers."""
+        self._told(VECTORS)
+        self._tell_others(VECTORS)
+
+    def aliases_changed(self, *, catalog: str) -> None:
+        """Looks up a catalog's aliases anew, here and in the other workers."""
+        self._live.forget_aliases(catalog=catalog)
+        self._tell_others(ALIASES)
+
+    def told(self, what: str) -> None:
+        """Another worker has changed something. From the event loop."""
+        if what == ALIASES:
+            self._live.forget_aliases()
+        self._told(what)
+
+    def _told(self, what: str) -> None:
+        if self._event_loop is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended: there is nothing left to look for
+            self._event_loop.call_soon_threadsafe(self._to_refresh.set)
+            if what == VECTORS:
+                self._event_loop.call_soon_threadsafe(self._to_adapt.set)
+
+    def _tell_others(self, what: str) -> None:
+        if self._tell is not None:
+            self._tell(what)
 
     async def run(self) -> None:
         """Runs until it is cancelled. Each kind of work has a thread of its own: adapting many items takes long."""
         self._event_loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat("adaptation", self._adapt, self._poll_seconds, wanted=self._wanted))
-            tasks.create_task(self._repeat("refresh", self._live.refresh, self._poll_seconds))
-            tasks.create_task(self._repeat("sweep", self.sweep, _SWEEP_SECONDS))
+            tasks.create_task(self._repeat("refresh", self._live.refresh, self._poll_seconds, wanted=self._to_refresh))
+            if self._adaptation is not None:
+                adapt = functools.partial(self._adapt, self._adaptation)
+                tasks.create_task(self._repeat("adaptation", adapt, self._poll_seconds, wanted=self._to_adapt))
+                tasks.create_task(self._repeat("sweep", self.sweep, _SWEEP_SECONDS))
 
     def sweep(self) -> None:
         """Gives expired pins back and removes uploads that nobody will finish."""
@@ -66,10 +119,12 @@ class ServingLoop:
                 self._store.catalog(pin.catalog).embeddings(pin.recipe_id).unpin(pin.tag)
             self._control.pins.release(pin.pin_id)
         remove_leftovers(self._artefacts)
+        self._files.sweep()
 
-    def _adapt(self) -> None:
-        if self._adaptation.step():
+    def _adapt(self, adaptation: Adaptation) -> None:
+        if adaptation.step():
             self._live.refresh()
+            self._tell_others(VECTORS)
 
     async def _repeat(
         self, name: str, work: Callable[[], None], seconds: float, *, wanted: asyncio.Event | None = None
@@ -94,9 +149,11 @@ class ServingLoop:
                 if wanted is None:
                     await asyncio.sleep(max(delay, 0))
                 else:
+                    await asyncio.sleep(_SHORTEST_DELAY)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(wanted.wait(), timeout=max(delay, 0))
+                        await asyncio.wait_for(wanted.wait(), timeout=max(delay - _SHORTEST_DELAY, 0))
         finally:
             # Not on this thread: calls in flight are being drained meanwhile.
-            self._adaptation.stop()
+            if self._adaptation is not None:
+                self._adaptation.stop()
             await asyncio.to_thread(thread.shutdown)

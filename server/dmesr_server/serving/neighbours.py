@@ -5,7 +5,6 @@ Shapes: N items that have a vector of the source, D width of the source.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -42,14 +41,13 @@ class Found:
 class Neighbours:
     """Searches the vectors of all catalogs. Safe for any thread; everything blocks."""
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path):
         """Makes it; reads nothing.
 
         Args:
-            folder: Where matrices are kept for all processes of this machine; None takes a folder of this process.
+            folder: Where matrices are kept for all processes of this machine.
         """
-        self._own = tempfile.TemporaryDirectory(prefix="dmesr-matrices-") if folder is None else None
-        self._folder = Path(self._own.name) if self._own is not None else folder
+        self._folder = folder
         self._lock = threading.Lock()
         self._matrices: OrderedDict[tuple[str, str, str], SourceMatrix] = OrderedDict()
         self._making: dict[tuple[str, str, str], threading.Lock] = {}
@@ -58,8 +56,6 @@ class Neighbours:
     def close(self) -> None:
         """Lets go of the matrices."""
         self._matrices.clear()
-        if self._own is not None:
-            self._own.cleanup()
 
     def find(
         self,
@@ -108,7 +104,6 @@ class Neighbours:
         with making:  # many first searches at once make it once
             kept = self._matrices.get(key)
             if kept is None or kept.version != table.version():
-                assert self._folder is not None
                 try:
                     kept = matrix_of(table, source, self._folder)
                 except ServiceError:

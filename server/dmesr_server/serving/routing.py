@@ -72,11 +72,16 @@ class Routes:
             self._known[catalog, ref] = replace(known, used=now)
             return known.route
 
-    def forget(self, *, catalog: str) -> None:
-        """Looks up every reference of a catalog anew: an alias has moved, or its split has changed."""
+    def forget(self, *, catalog: str | None = None) -> None:
+        """Looks up every reference of a catalog anew: an alias has moved, or its split has changed.
+
+        Args:
+            catalog: The catalog; all of them when None.
+        """
         with self._lock:
-            self._changes[catalog] = self._changes.get(catalog, 0) + 1
-            for place in [place for place in self._known if place[0] == catalog]:
+            for name in [catalog] if catalog is not None else {place[0] for place in self._known} | set(self._changes):
+                self._changes[name] = self._changes.get(name, 0) + 1
+            for place in [place for place in self._known if catalog in (None, place[0])]:
                 del self._known[place]
 
     def refresh(self) -> None:
@@ -97,7 +102,7 @@ class Routes:
 
     def _look_up(self, catalog: str, ref: str) -> Route:
         with self._lock:
-            changes = self._changes.get(catalog, 0)
+            changes = self._changes.setdefault(catalog, 0)
         read = time.monotonic()
         row = self._control.models.resolve(catalog, ref)
         if row.state != "READY":

@@ -3,7 +3,7 @@
 Everything here blocks and is safe for any thread; asyncio callers use threads. Several processes may share a store.
 """
 
-from .adapted import AdaptedTable
+from .adapted import AdaptedSnapshot, AdaptedTable
 from .catalogs import SCHEMA_VERSION, CatalogStore, DeleteOutcome, Store, TableStats
 from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import EmbeddingTable
@@ -17,6 +17,7 @@ from .vectors import VectorTable
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AdaptedSnapshot",
     "AdaptedTable",
     "Attributes",
     "CatalogStore",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,47 @@ import pyarrow.compute as pc
 
 from .database import Database, encoded
 from .items import RowOutcome
-from .vector_columns import SourceColumn
+from .snapshots import Snapshot
+from .tables import incarnation
+from .vector_columns import SourceColumn, source_dims
 from .vectors import VectorTable
 
 PREFIX = "adapted_"
 #: The one source of an adapted table.
 VECTOR = "vector"
+_BATCH_BYTES = 64 << 20  # of vectors, read at a time
+
+
+@dataclass(frozen=True)
+class AdaptedSnapshot:
+    """One version of a model's vectors.
+
+    Attributes:
+        version: The version; 0 when nothing was ever written.
+        incarnation: Tells the table from one of the same name that was dropped.
+        rows: N.
+        dim: V; 0 when it is not known yet.
+        snapshot: What is read.
+    """
+
+    version: int
+    incarnation: bytes
+    rows: int
+    dim: int
+    snapshot: Snapshot
+
+    def ids(self) -> pa.LargeStringArray:
+        """The items, in no particular order."""
+        return self.snapshot.select(["item_id"])["item_id"].cast(pa.large_string()).combine_chunks()
+
+    def batches(self) -> Iterator[tuple[pa.LargeStringArray, np.ndarray]]:
+        """Items and their vectors [B, V] float32, a bounded number of bytes at a time, in no particular order."""
+        column = f"vector_{VECTOR}"
+        for batch in self.snapshot.batches(["item_id", column], rows=max(1, _BATCH_BYTES // (4 * self.dim))):
+            yield (
+                batch.column("item_id").cast(pa.large_string()),
+                batch.column(column).flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim),
+            )
 
 
 class AdaptedTable(VectorTable):
@@ -58,6 +94,18 @@ class AdaptedTable(VectorTable):
         self.declare(VECTOR, vectors.shape[1])
         present_N = np.ones(len(item_ids), dtype=bool)
         return super().upsert(item_ids, {VECTOR: SourceColumn(vectors, present_N, list(input_hashes))})
+
+    def frozen(self) -> AdaptedSnapshot:
+        """The newest version, to read in several steps."""
+        snapshot = self.snapshot()
+        dim = source_dims(snapshot.schema).get(VECTOR, 0)
+        return AdaptedSnapshot(
+            version=snapshot.version,
+            incarnation=incarnation(snapshot.schema),
+            rows=snapshot.count() if dim else 0,
+            dim=dim,
+            snapshot=snapshot,
+        )
 
     def input_hashes(self) -> dict[str, str]:
         """The input hash of every item."""

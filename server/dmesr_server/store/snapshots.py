@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -42,6 +42,22 @@ class Snapshot:
         try:
             return select(self.handle, columns, where)
         except RuntimeError as error:
+            if "Not found" in str(error):
+                raise version_not_found(self.version) from error
+            raise service_error("a read", error) from error
+
+    def batches(self, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
+        """All rows as they are read, so many at a time, in no particular order.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND when house-keeping has taken the version away meanwhile.
+        """
+        if self.handle is None:
+            return
+        try:
+            for batch in self.handle.search().select(list(columns)).limit(None).to_batches(rows):
+                yield batch.select(list(columns))
+        except (RuntimeError, OSError) as error:
             if "Not found" in str(error):
                 raise version_not_found(self.version) from error
             raise service_error("a read", error) from error
