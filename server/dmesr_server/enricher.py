@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
 
 _LOG = logging.getLogger(__name__)
+_M_ARENA_MAX = -8  # of glibc's mallopt
 _THREADS = 16  # for blocking calls; most of them wait for a disk
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the control database is out of reach
 _SIGN_OF_LIFE_SECONDS = 15.0  # how long `GetServerInfo` believes in an enricher that is silent
@@ -50,7 +53,8 @@ def run(config: Config, *, parent_fd: int | None = None) -> None:
     Raises:
         ServiceError: STORE_UNAVAILABLE when the stores cannot be opened.
     """
-    store = Store(uri=config.store.uri)
+    keep = timedelta(seconds=config.store.keep_versions_seconds)
+    store = Store(uri=config.store.uri, keep_versions=keep, tidied=True)
     control = Control(config.store.resolved_control_url)
     try:
         control.migrate()
@@ -242,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("--parent-fd", type=int, help="a pipe's read end: the process ends when it closes")
     given = parser.parse_args(arguments)
+    _bound_malloc()
     flags = {
         "store.uri": given.store,
         "enrichment.describer": given.describer,
@@ -264,6 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         parser.exit(1, f"error: {error.message}\n")
     return 0
+
+
+def _bound_malloc() -> None:
+    """Has glibc's threads share two heaps; other C libraries go on as they are.
+
+    A heap for each thread, as it is by itself, keeps what a short-lived thread freed: with a hundred batches of pictures
+    and vectors the process grew by 125 MB from 1,000 to 10,000 items, of which this leaves 45.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _json(given: str) -> Mapping[str, Any]:

@@ -250,12 +250,20 @@ _BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "gru4rec": {"backbone__layers": 1},  # one layer did best in its paper
     # It learns from a share of the events at a time, so it needs more epochs; blocks that normalise last, a warm start.
-    "bert4rec": {"optimiser__epochs": 400, "optimiser__patience": 40, "optimiser__warmup_steps": 100},
+    "bert4rec": {"optimiser__epochs": 80, "optimiser__patience": 40, "optimiser__warmup_steps": 100},
 }
 BACKBONES = tuple(_BACKBONE_PRESETS)
 
 # What all learn with, so that comparisons are fair: the same windows, loss, bias, steps and width of an item's vector.
-_SHARED = {"optimiser__batch_size": 64, "optimiser__learning_rate": 3e-4, "loss__candidates": 1024}
+# A rate that falls to nothing within 30 epochs ends where 3e-4 held for 80 does, in under half the time.
+_SHARED = {
+    "optimiser__batch_size": 64,
+    "optimiser__learning_rate": 1e-3,
+    "optimiser__decay": "cosine",
+    "optimiser__epochs": 30,
+    "loss__candidates": 1024,
+    "backbone__dropout": 0.4,
+}
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "dmesr": {**_SHARED, "dim": 64, "sources__coarse_form": "pooled", "ids__dropout": 0.2},
