@@ -12,7 +12,16 @@ The same calls as coroutines are in :mod:`dmesr.aio`, errors in :mod:`dmesr.erro
 """
 
 from dmesr import aio, errors, readers
-from dmesr.admin import Catalog, Limits, ServerInfo, StoreStats, TableStats
+from dmesr.admin import (
+    Catalog,
+    CompactedTable,
+    Limits,
+    ServerInfo,
+    Snapshot,
+    SnapshotTable,
+    StoreStats,
+    TableStats,
+)
 from dmesr.client import Client, connect
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
 from dmesr.enrichment_stats import EnrichmentStats, RefinementStats, RouteStats
@@ -65,11 +74,13 @@ from dmesr.errors import (
     PictureTooManyPixels,
     PictureUnreadable,
     PictureUriNotAllowed,
+    ReadOnly,
     RecipeNotFound,
     RequestTooLarge,
     ResourceExhausted,
     RouteNotApplicable,
     ServerUnavailable,
+    SnapshotRefused,
     SourceNotFound,
     SourceReadOnly,
     StoreFull,
@@ -116,6 +127,7 @@ __all__ = [
     "CatalogNotFound",
     "Client",
     "ClientClosed",
+    "CompactedTable",
     "CorrectionNotFound",
     "DeadlineExceeded",
     "DeleteSummary",
@@ -180,6 +192,7 @@ __all__ = [
     "PromptPreview",
     "PromptTurn",
     "Provenance",
+    "ReadOnly",
     "Recipe",
     "RecipeNotFound",
     "Recommendation",
@@ -195,6 +208,9 @@ __all__ = [
     "RouteStats",
     "ServerInfo",
     "ServerUnavailable",
+    "Snapshot",
+    "SnapshotRefused",
+    "SnapshotTable",
     "Source",
     "SourceNotFound",
     "SourceReadOnly",

@@ -18,6 +18,8 @@ DROP = Rpc("AdminService/DropCatalog", admin_pb2.DropCatalogRequest, admin_pb2.D
 STATS = Rpc(
     "AdminService/GetStoreStats", admin_pb2.GetStoreStatsRequest, admin_pb2.GetStoreStatsResponse, idempotent=True
 )
+COMPACT = Rpc("AdminService/CompactStore", admin_pb2.CompactStoreRequest, admin_pb2.CompactStoreResponse)
+SNAPSHOT = Rpc("AdminService/SnapshotStore", admin_pb2.SnapshotStoreRequest, admin_pb2.SnapshotStoreResponse)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class TableStats:
     version: int
     bytes: int  # on disk, old versions included; 0 where the store is not a local folder
     files: int  # the same
+    versions: int = 0  # that can still be read
+    fragments: int = 0  # pieces that the newest version is in; compaction makes few of many
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,38 @@ class StoreStats:
 
     tables: tuple[TableStats, ...]
     uri: str  # where the store is
+
+
+@dataclass(frozen=True)
+class CompactedTable:
+    """What compaction made of one table."""
+
+    before: TableStats
+    after: TableStats
+
+
+@dataclass(frozen=True)
+class SnapshotTable:
+    """One table of a snapshot."""
+
+    catalog: str
+    name: str
+    rows: int
+    digest: str  # sha256 hex over its rows, vectors and pictures' bytes left out: those are held by their hash
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the whole store, in a folder on the server."""
+
+    folder: str
+    files: int
+    bytes: int
+    tables: tuple[SnapshotTable, ...]
+
+
+def _table(one: admin_pb2.TableStats) -> TableStats:
+    return TableStats(one.name, one.rows, one.version, one.bytes, one.files, one.versions, one.fragments)
 
 
 def _catalog(one: admin_pb2.Catalog) -> Catalog:
@@ -139,8 +175,30 @@ class AsyncAdmin:
         """Tells what the tables of the client's catalog hold."""
         answer = await self._transport.unary(STATS, admin_pb2.GetStoreStatsRequest(catalog=self._catalog_name))
         return StoreStats(
-            tables=tuple(TableStats(one.name, one.rows, one.version, one.bytes, one.files) for one in answer.tables),
+            tables=tuple(_table(one) for one in answer.tables),
             uri=answer.uri,
+        )
+
+    async def compact_store(self) -> list[CompactedTable]:
+        """Compacts the tables of the client's catalog now."""
+        request = admin_pb2.CompactStoreRequest(catalog=self._catalog_name)
+        return [
+            CompactedTable(before=_table(told.before), after=_table(told.after))
+            async for told in self._transport.stream(COMPACT, request)
+            if told.HasField("after")
+        ]
+
+    async def snapshot_store(self, name: str) -> Snapshot:
+        """Copies the whole store into a folder on the server."""
+        request = admin_pb2.SnapshotStoreRequest(name=one_id(name, name="name"))
+        made = admin_pb2.Snapshot()
+        async for told in self._transport.stream(SNAPSHOT, request):
+            made = told.snapshot
+        return Snapshot(
+            folder=made.folder,
+            files=made.files,
+            bytes=made.bytes,
+            tables=tuple(SnapshotTable(one.catalog, one.name, one.rows, one.digest) for one in made.tables),
         )
 
 
@@ -183,3 +241,26 @@ class Admin:
     def store_stats(self) -> StoreStats:
         """Tells what the tables of the client's catalog hold."""
         return self._loop.run(self._core.store_stats())
+
+    def compact_store(self) -> list[CompactedTable]:
+        """Compacts the tables of the client's catalog and drops old versions now; pinned ones stay.
+
+        The server does so by itself when it is due. Takes minutes for a large table in many pieces.
+
+        Returns:
+            What each table was like, and what it is like now.
+        """
+        return self._loop.run(self._core.compact_store())
+
+    def snapshot_store(self, name: str) -> Snapshot:
+        """Copies all catalogs, the control database and the models into a folder on the server, while calls go on.
+
+        `dmesr-cli store restore` makes a store of it again.
+
+        Args:
+            name: The folder's name under the server's folder of snapshots (`store.snapshots`); none may be there yet.
+
+        Raises:
+            SnapshotRefused: The name is taken, or the store is not of a kind that can be copied.
+        """
+        return self._loop.run(self._core.snapshot_store(name))

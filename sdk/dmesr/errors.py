@@ -29,7 +29,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── WrongJobState                ├── DescriberUnavailable      ├── EncoderUnavailable
         │   ├── SourceReadOnly               ├── VectorMissing             ├── ModelNotReady
         │   ├── NoEarlierModel               ├── ModelInUse                ├── RouteNotApplicable
-        │   └── NoPrompt
+        │   ├── NoPrompt                     ├── SnapshotRefused           └── ReadOnly
         ├── PermissionDenied
         │   └── PictureUriNotAllowed
         ├── Aborted
@@ -333,6 +333,14 @@ class ModelInUse(FailedPrecondition, reason="MODEL_IN_USE"):
 
 class RouteNotApplicable(FailedPrecondition, reason="ROUTE_NOT_APPLICABLE"):
     """The route does not apply to the item: it has no text, or no picture."""
+
+
+class SnapshotRefused(FailedPrecondition, reason="SNAPSHOT_REFUSED"):
+    """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied."""
+
+
+class ReadOnly(FailedPrecondition, reason="READ_ONLY"):
+    """The server is a read-only replica: write to the server that it follows."""
 
 
 class NoPrompt(FailedPrecondition, reason="NO_PROMPT"):

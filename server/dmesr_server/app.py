@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import Store
 from dmesr_server.supervisor import EnricherSupervisor
+from dmesr_server.upkeep.housekeeper import Housekeeper
 from dmesr_server.worker import WorkerLine
 
 _LOG = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ async def _serve(
         background = [asyncio.create_task(parts.serving.run(), name="serving")]
         if parts.keeps_house:
             background.append(asyncio.create_task(_index_keeper(parts).run(), name="indexes"))
+            background.append(asyncio.create_task(parts.housekeeper.run(), name="house-keeping"))
         if supervisor is not None:
             background.append(asyncio.create_task(supervisor.run(), name="enricher"))
         if line is None:
@@ -141,15 +144,16 @@ async def _serve(
 
 def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
     keeps_house = line is None or line.number == 0
-    store = Store(uri=config.store.uri)
+    store = Store(
+        uri=config.store.uri, keep_versions=timedelta(seconds=config.store.keep_versions_seconds), tidied=True
+    )
     control = Control(config.store.resolved_control_url)
     control.migrate()
     control.catalogs.ensure_default()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
-    adaptation = Adaptation(
-        store=store, control=control, config=config.serving, owner=f"api-{socket.gethostname()}-{os.getpid()}"
-    )
+    owner = f"api-{socket.gethostname()}-{os.getpid()}"
+    adaptation = Adaptation(store=store, control=control, config=config.serving, owner=owner)
     return Parts(
         config=config,
         store=store,
@@ -168,6 +172,13 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
         auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
         neighbours=Neighbours(folder / "matrices"),
         query_encoder=QueryEncoder(run_folder(config.store.folder)),
+        housekeeper=Housekeeper(
+            store=store,
+            control=control,
+            keep_seconds=config.store.keep_versions_seconds,
+            poll_seconds=config.store.housekeeping_seconds,
+            owner=owner,
+        ),
         worker=0 if line is None else line.number,
         keeps_house=keeps_house,
     )

@@ -50,6 +50,9 @@ class StoreConfig(_Section):
     control_url: str | None = None  # SQLAlchemy URL; control.sqlite in the store's folder when not set
     index_threshold_rows: int = Field(default=200_000, ge=256)  # vectors of a source from which it gets an index
     index_kind: Literal["IVF_HNSW_SQ", "IVF_PQ"] = "IVF_HNSW_SQ"  # IVF_PQ is smaller and finds less
+    housekeeping_seconds: float = Field(default=20.0, gt=0)  # how often tables are looked at, to tidy what is due
+    keep_versions_seconds: float = Field(default=1800.0, ge=1)  # how long a reader may take over an unpinned version
+    snapshots: Path | None = None  # folder under which snapshots are made; "snapshots" beside the store when not set
     index_poll_seconds: float = Field(default=30.0, gt=0)  # how often indexes that are due are looked for
 
     @model_validator(mode="after")
@@ -62,6 +65,15 @@ class StoreConfig(_Section):
     def folder(self) -> Path | None:
         """The store's folder, or None where it is remote."""
         return None if "://" in self.uri else Path(self.uri).expanduser().resolve()
+
+    @property
+    def snapshots_folder(self) -> Path | None:
+        """The folder under which snapshots are made; None where the store is remote."""
+        if self.folder is None:
+            return None
+        if self.snapshots is not None:
+            return self.snapshots.expanduser().resolve()
+        return self.folder.with_name(f"{self.folder.name}-snapshots")
 
     @property
     def resolved_control_url(self) -> str:

@@ -64,6 +64,8 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
     "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "SNAPSHOT_REFUSED": grpc.StatusCode.FAILED_PRECONDITION,
+    "READ_ONLY": grpc.StatusCode.FAILED_PRECONDITION,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }
 

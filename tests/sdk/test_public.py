@@ -19,7 +19,7 @@ ERRORS = re.findall(
     r"\w+",
     """
     Aborted AliasNotFound AlreadyExists ApiError AttributesTooLarge CatalogExists CatalogNotFound ClientClosed
-    CorrectionNotFound NoPrompt RouteNotApplicable
+    CorrectionNotFound NoPrompt ReadOnly RouteNotApplicable SnapshotRefused
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
     InvalidField InvalidFilter InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
@@ -40,7 +40,7 @@ VALUES = re.findall(
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
-    IndexStats Neighbours VectorBatch VectorBatches VectorCache
+    CompactedTable IndexStats Neighbours Snapshot SnapshotTable VectorBatch VectorBatches VectorCache
     """,
 )
 MODULES = ["aio", "errors", "readers"]

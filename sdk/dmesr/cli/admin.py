@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from .console import connected, print_line, print_table, show
+from .extras import of_extra
 from .options import command, group
 
-store = group("store", "Look into the store.", examples=["dmesr-cli store stats --catalog films"])
+store = group(
+    "store",
+    "Look into the store, compact it, copy it.",
+    examples=["dmesr-cli store stats --catalog films", "dmesr-cli store snapshot monday"],
+)
 server = group("server", "Ask what the server is.", examples=["dmesr-cli server info"])
 
 
@@ -20,12 +29,89 @@ def stats(ctx: typer.Context) -> None:
     def people() -> None:
         print_line(f"store {found.uri}")
         print_table(
-            ["table", "rows", "version", "bytes", "files"],
-            [(one.name, one.rows, one.version, one.bytes, one.files) for one in found.tables],
-            right=["rows", "version", "bytes", "files"],
+            ["table", "rows", "bytes", "files", "fragments", "versions", "version"],
+            [
+                (one.name, one.rows, one.bytes, one.files, one.fragments, one.versions, one.version)
+                for one in found.tables
+            ],
+            right=["rows", "bytes", "files", "fragments", "versions", "version"],
         )
 
     show(ctx, found, people)
+
+
+@command(store, "compact", examples=["dmesr-cli store compact", "dmesr-cli store compact --catalog films"])
+def compact(ctx: typer.Context) -> None:
+    """Compact the catalog's tables and drop old versions now; the server does so by itself when it is due."""
+    with connected(ctx) as client:
+        done = client.admin.compact_store()
+
+    def people() -> None:
+        print_table(
+            ["table", "fragments", "files", "bytes"],
+            [
+                (
+                    one.after.name,
+                    f"{one.before.fragments} → {one.after.fragments}",
+                    f"{one.before.files} → {one.after.files}",
+                    f"{one.before.bytes} → {one.after.bytes}",
+                )
+                for one in done
+            ],
+            right=["fragments", "files", "bytes"],
+        )
+
+    show(ctx, done, people)
+
+
+@command(
+    store,
+    "snapshot",
+    examples=["dmesr-cli store snapshot monday", "dmesr-cli store snapshot monday --json"],
+    catalog=False,
+)
+def snapshot(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A new folder under the server's folder of snapshots.")],
+) -> None:
+    """Copy all catalogs, the control database and the models into a folder on the server, while calls go on."""
+    with connected(ctx) as client:
+        made = client.admin.snapshot_store(name)
+
+    def people() -> None:
+        print_line(f"snapshot {made.folder}: {made.files} files, {made.bytes} bytes")
+        _print_contents([(one.catalog, one.name, one.rows, one.digest) for one in made.tables])
+
+    show(ctx, made, people)
+
+
+@command(
+    store,
+    "restore",
+    examples=["dmesr-cli store restore /srv/films-snapshots/monday --store /srv/films-again"],
+    catalog=False,
+)
+def restore(
+    ctx: typer.Context,
+    snapshot: Annotated[Path, typer.Argument(help="The folder that `store snapshot` made, on this machine.")],
+    store: Annotated[Path, typer.Option(help="The folder of the new store: empty, or not there yet.")],
+) -> None:
+    """Make a store of a snapshot, without a server; compared by counts and hashes before it appears."""
+    done = of_extra("server", "store-restore")(snapshot=snapshot, store=store)
+
+    def people() -> None:
+        print_line(f"restored to {done['folder']}: {done['files']} files, {done['bytes']} bytes, all compared")
+        _print_contents([(one["catalog"], one["name"], one["rows"], one["digest"]) for one in done["tables"]])
+
+    show(ctx, done, people)
+
+
+def _print_contents(rows: Sequence[tuple[str, str, int, str]]) -> None:
+    print_table(
+        ["catalog", "table", "rows", "digest"],
+        [(catalog, name, count, digest[:16]) for catalog, name, count, digest in rows],
+        right=["rows"],
+    )
 
 
 @command(

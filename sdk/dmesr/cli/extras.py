@@ -127,6 +127,19 @@ class ExtraCommand(TyperCommand):
         return real
 
 
+def of_extra(extra: str, name: str) -> Callable[..., Any]:
+    """What an extra does for a command of our own.
+
+    Args:
+        extra: The extra.
+        name: Of its entry point.
+    """
+    found = tuple(entry_points(group=f"dmesr.parts.{extra}", name=name))
+    if not found:
+        fail(f"this needs the {extra} extra: pip install 'dmesr[{extra}]'", code=2)
+    return cast("Callable[..., Any]", found[0].load())
+
+
 def _entry_point(extra: Extra) -> EntryPoint | None:
     for found in entry_points(group=f"dmesr.commands.{extra.extra}", name=extra.name):
         return found

@@ -327,6 +327,8 @@ class TableStats(Message):
     VERSION_FIELD_NUMBER: int
     BYTES_FIELD_NUMBER: int
     FILES_FIELD_NUMBER: int
+    VERSIONS_FIELD_NUMBER: int
+    FRAGMENTS_FIELD_NUMBER: int
     name: str
     """The table."""
     rows: int
@@ -337,6 +339,10 @@ class TableStats(Message):
     """Bytes on disk, old versions included; 0 where the store is not a local folder."""
     files: int
     """Files on disk; 0 where the store is not a local folder."""
+    versions: int
+    """Versions that can still be read."""
+    fragments: int
+    """Pieces that the newest version is in; compaction makes few of many."""
     def __init__(
         self,
         *,
@@ -345,8 +351,10 @@ class TableStats(Message):
         version: int = ...,
         bytes: int = ...,
         files: int = ...,
+        versions: int = ...,
+        fragments: int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["bytes", b"bytes", "files", b"files", "name", b"name", "rows", b"rows", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: Literal["bytes", b"bytes", "files", b"files", "fragments", b"fragments", "name", b"name", "rows", b"rows", "version", b"version", "versions", b"versions"]) -> None: ...
 
 @final
 class GetStoreStatsResponse(Message):
@@ -369,3 +377,147 @@ class GetStoreStatsResponse(Message):
         uri: str = ...,
     ) -> None: ...
     def ClearField(self, field_name: Literal["tables", b"tables", "uri", b"uri"]) -> None: ...
+
+@final
+class CompactStoreRequest(Message):
+    """Which catalog."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    catalog: str
+    """The catalog; "default" when empty."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog"]) -> None: ...
+
+@final
+class CompactStoreResponse(Message):
+    """How it goes on: a sign of life every few seconds, and one message with `before` and `after` for each table."""
+
+    DESCRIPTOR: Descriptor
+
+    TABLE_FIELD_NUMBER: int
+    BEFORE_FIELD_NUMBER: int
+    AFTER_FIELD_NUMBER: int
+    table: str
+    """The table."""
+    @property
+    def before(self) -> TableStats:
+        """What it was like; not set in a sign of life."""
+
+    @property
+    def after(self) -> TableStats:
+        """What it is like now; not set in a sign of life. The same as `before` where another process was at the table."""
+
+    def __init__(
+        self,
+        *,
+        table: str = ...,
+        before: TableStats | None = ...,
+        after: TableStats | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["after", b"after", "before", b"before"]) -> bool: ...
+    def ClearField(self, field_name: Literal["after", b"after", "before", b"before", "table", b"table"]) -> None: ...
+
+@final
+class SnapshotStoreRequest(Message):
+    """Where to."""
+
+    DESCRIPTOR: Descriptor
+
+    NAME_FIELD_NUMBER: int
+    name: str
+    """The name of a folder that is not there yet: lower-case letters, digits, "-" and "_", at most 63. It is made under
+    the folder that the server's configuration sets (`store.snapshots`).
+    """
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["name", b"name"]) -> None: ...
+
+@final
+class SnapshotTable(Message):
+    """One table of a snapshot."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    NAME_FIELD_NUMBER: int
+    ROWS_FIELD_NUMBER: int
+    DIGEST_FIELD_NUMBER: int
+    catalog: str
+    """Its catalog."""
+    name: str
+    """The table."""
+    rows: int
+    """Its rows."""
+    digest: str
+    """sha256 hex over its rows in order of their key, vectors and pictures' bytes left out: those are held by their hash."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        name: str = ...,
+        rows: int = ...,
+        digest: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "digest", b"digest", "name", b"name", "rows", b"rows"]) -> None: ...
+
+@final
+class Snapshot(Message):
+    """A snapshot."""
+
+    DESCRIPTOR: Descriptor
+
+    FOLDER_FIELD_NUMBER: int
+    FILES_FIELD_NUMBER: int
+    BYTES_FIELD_NUMBER: int
+    TABLES_FIELD_NUMBER: int
+    folder: str
+    """The folder on the server."""
+    files: int
+    """Files in it."""
+    bytes: int
+    """Their bytes."""
+    @property
+    def tables(self) -> RepeatedCompositeFieldContainer[SnapshotTable]:
+        """The tables by catalog and name."""
+
+    def __init__(
+        self,
+        *,
+        folder: str = ...,
+        files: int = ...,
+        bytes: int = ...,
+        tables: Iterable[SnapshotTable] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["bytes", b"bytes", "files", b"files", "folder", b"folder", "tables", b"tables"]) -> None: ...
+
+@final
+class SnapshotStoreResponse(Message):
+    """How it goes on: a sign of life every few seconds, and the snapshot in the last message."""
+
+    DESCRIPTOR: Descriptor
+
+    STEP_FIELD_NUMBER: int
+    SNAPSHOT_FIELD_NUMBER: int
+    step: str
+    """What is being done."""
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot; set in the last message only."""
+
+    def __init__(
+        self,
+        *,
+        step: str = ...,
+        snapshot: Snapshot | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["snapshot", b"snapshot"]) -> bool: ...
+    def ClearField(self, field_name: Literal["snapshot", b"snapshot", "step", b"step"]) -> None: ...

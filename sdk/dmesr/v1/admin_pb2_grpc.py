@@ -40,6 +40,16 @@ class AdminServiceStub(object):
                 request_serializer=dmesr_dot_v1_dot_admin__pb2.GetStoreStatsRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_admin__pb2.GetStoreStatsResponse.FromString,
                 )
+        self.CompactStore = channel.unary_stream(
+                '/dmesr.v1.AdminService/CompactStore',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.CompactStoreRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.CompactStoreResponse.FromString,
+                )
+        self.SnapshotStore = channel.unary_stream(
+                '/dmesr.v1.AdminService/SnapshotStore',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
+                )
 
 
 class AdminServiceServicer(object):
@@ -81,6 +91,20 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompactStore(self, request, context):
+        """Compacts the tables of a catalog and drops old versions now. The server does so by itself when it is due.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SnapshotStore(self, request, context):
+        """Copies all catalogs, the control database and the models into a folder on the server, while calls go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +132,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStoreStats,
                     request_deserializer=dmesr_dot_v1_dot_admin__pb2.GetStoreStatsRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_admin__pb2.GetStoreStatsResponse.SerializeToString,
+            ),
+            'CompactStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompactStore,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.CompactStoreRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.CompactStoreResponse.SerializeToString,
+            ),
+            'SnapshotStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.SnapshotStore,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -202,5 +236,39 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/dmesr.v1.AdminService/GetStoreStats',
             dmesr_dot_v1_dot_admin__pb2.GetStoreStatsRequest.SerializeToString,
             dmesr_dot_v1_dot_admin__pb2.GetStoreStatsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CompactStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/dmesr.v1.AdminService/CompactStore',
+            dmesr_dot_v1_dot_admin__pb2.CompactStoreRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.CompactStoreResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SnapshotStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/dmesr.v1.AdminService/SnapshotStore',
+            dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -13,6 +13,8 @@ from collections.abc import (
     Iterator,
 )
 from dmesr.v1.admin_pb2 import (
+    CompactStoreRequest,
+    CompactStoreResponse,
     CreateCatalogRequest,
     CreateCatalogResponse,
     DropCatalogRequest,
@@ -23,17 +25,21 @@ from dmesr.v1.admin_pb2 import (
     GetStoreStatsResponse,
     ListCatalogsRequest,
     ListCatalogsResponse,
+    SnapshotStoreRequest,
+    SnapshotStoreResponse,
 )
 from grpc import (
     Channel,
     Server,
     ServicerContext,
+    UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
 from grpc.aio import (
     Channel,
     Server,
     ServicerContext,
+    UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
 from typing import (
@@ -82,6 +88,18 @@ class AdminServiceStub:
     ]
     """Tells what the tables of a catalog hold."""
 
+    CompactStore: UnaryStreamMultiCallable[
+        CompactStoreRequest,
+        CompactStoreResponse,
+    ]
+    """Compacts the tables of a catalog and drops old versions now. The server does so by itself when it is due."""
+
+    SnapshotStore: UnaryStreamMultiCallable[
+        SnapshotStoreRequest,
+        SnapshotStoreResponse,
+    ]
+    """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
+
 class AdminServiceAsyncStub:
     """Manages catalogs and tells about the server."""
 
@@ -114,6 +132,18 @@ class AdminServiceAsyncStub:
         GetStoreStatsResponse,
     ]
     """Tells what the tables of a catalog hold."""
+
+    CompactStore: UnaryStreamMultiCallable[
+        CompactStoreRequest,
+        CompactStoreResponse,
+    ]
+    """Compacts the tables of a catalog and drops old versions now. The server does so by itself when it is due."""
+
+    SnapshotStore: UnaryStreamMultiCallable[
+        SnapshotStoreRequest,
+        SnapshotStoreResponse,
+    ]
+    """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
 
 class AdminServiceServicer(metaclass=ABCMeta):
     """Manages catalogs and tells about the server."""
@@ -157,5 +187,21 @@ class AdminServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[GetStoreStatsResponse, Awaitable[GetStoreStatsResponse]]:
         """Tells what the tables of a catalog hold."""
+
+    @abstractmethod
+    def CompactStore(
+        self,
+        request: CompactStoreRequest,
+        context: _ServicerContext,
+    ) -> Union[Iterator[CompactStoreResponse], AsyncIterator[CompactStoreResponse]]:
+        """Compacts the tables of a catalog and drops old versions now. The server does so by itself when it is due."""
+
+    @abstractmethod
+    def SnapshotStore(
+        self,
+        request: SnapshotStoreRequest,
+        context: _ServicerContext,
+    ) -> Union[Iterator[SnapshotStoreResponse], AsyncIterator[SnapshotStoreResponse]]:
+        """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: Union[Server, Server]) -> None: ...

@@ -130,6 +130,10 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """The disk under the store is full. RESOURCE_EXHAUSTED. Nothing of the failed batch was written."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 82
     """The store cannot be read or written. UNAVAILABLE."""
+    ERROR_REASON_SNAPSHOT_REFUSED: _ErrorReason.ValueType  # 84
+    """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
+    ERROR_REASON_READ_ONLY: _ErrorReason.ValueType  # 85
+    """The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 83
     """A fault of the server itself, logged under the id in metadata. INTERNAL."""
 
@@ -239,5 +243,9 @@ ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 81
 """The disk under the store is full. RESOURCE_EXHAUSTED. Nothing of the failed batch was written."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 82
 """The store cannot be read or written. UNAVAILABLE."""
+ERROR_REASON_SNAPSHOT_REFUSED: ErrorReason.ValueType  # 84
+"""The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
+ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 85
+"""The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 83
 """A fault of the server itself, logged under the id in metadata. INTERNAL."""

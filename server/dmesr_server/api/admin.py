@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import shutil
+from collections.abc import AsyncIterator
 from typing import Any
 
 from dmesr.v1 import admin_pb2 as pb
 from dmesr.v1 import admin_pb2_grpc
 from grpc.aio import ServicerContext
 
-from dmesr_server.api import translation, validation
+from dmesr_server.api import store_upkeep, translation, validation
 from dmesr_server.api.parts import Parts
 from dmesr_server.enrichment import describers
 from dmesr_server.store import SCHEMA_VERSION
@@ -67,6 +68,20 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def GetStoreStats(self, request: pb.GetStoreStatsRequest, context: _Context) -> pb.GetStoreStatsResponse:
         """Tells what the tables hold."""
         return await asyncio.to_thread(self._stats, request)
+
+    async def CompactStore(
+        self, request: pb.CompactStoreRequest, context: _Context
+    ) -> AsyncIterator[pb.CompactStoreResponse]:
+        """Compacts the tables and drops old versions now."""
+        async for told in store_upkeep.compact(self._parts, request):
+            yield told
+
+    async def SnapshotStore(
+        self, request: pb.SnapshotStoreRequest, context: _Context
+    ) -> AsyncIterator[pb.SnapshotStoreResponse]:
+        """Copies the whole store into a folder on the server."""
+        async for told in store_upkeep.snapshot(self._parts, request):
+            yield told
 
     def _create(self, request: pb.CreateCatalogRequest) -> pb.CreateCatalogResponse:
         validation.required(name=request.name)

@@ -13,6 +13,7 @@ from dmesr_server.serving.loop import ServingLoop
 from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import CatalogStore, Store
+from dmesr_server.upkeep.housekeeper import Housekeeper
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Parts:
     auto_enrichment: AutoEnrichment
     neighbours: Neighbours
     query_encoder: QueryEncoder
+    housekeeper: Housekeeper
     worker: int
     keeps_house: bool
 

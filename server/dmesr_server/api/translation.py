@@ -105,7 +105,13 @@ def table_stats(tables: Iterable[TableStats]) -> list[admin_pb2.TableStats]:
     """The tables by name."""
     return [
         admin_pb2.TableStats(
-            name=table.name, rows=table.rows, version=table.version, bytes=table.bytes, files=table.files
+            name=table.name,
+            rows=table.rows,
+            version=table.version,
+            bytes=table.bytes,
+            files=table.files,
+            versions=table.versions,
+            fragments=table.fragments,
         )
         for table in sorted(tables, key=lambda table: table.name)
     ]

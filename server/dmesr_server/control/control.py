@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from . import schema
 from .catalogs import Catalogs
-from .database import Database
+from .database import Database, now
 from .jobs import Jobs
 from .leases import Leases
 from .models import Aliases, Models
@@ -41,6 +44,27 @@ class Control:
             ServiceError: STORE_UNAVAILABLE when it cannot be reached or a newer version of the server made it.
         """
         self._database.migrate()
+
+    def copy(self, file: Path) -> None:
+        """Copies all of it into an SQLite file, as it stands at one moment.
+
+        Raises:
+            ServiceError: SNAPSHOT_REFUSED where it is no SQLite file; STORE_FULL or STORE_UNAVAILABLE.
+        """
+        self._database.copy(file)
+
+    def moved(self, artefacts: Path) -> None:
+        """Makes a copy ready for another place: models are found under that folder, and nobody holds a lease.
+
+        Args:
+            artefacts: The folder of the models' files there.
+        """
+        with self._database.write() as connection:
+            for row in connection.execute(schema.models.select()).mappings().all():
+                path = artefacts / row["catalog"] / row["name"] / str(row["version"])
+                of_it = schema.models.c.number == row["number"]
+                connection.execute(schema.models.update().where(of_it).values(artefact_path=str(path)))
+            connection.execute(schema.leases.update().values(owner=None, expires=now()))
 
     def close(self) -> None:
         """Closes every connection."""

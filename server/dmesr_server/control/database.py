@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -113,6 +115,23 @@ class Database:
             if current != script.get_current_head():
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
+
+    def copy(self, file: Path) -> None:
+        """Copies the database into a file, as it stands at one moment, while others write.
+
+        Raises:
+            ServiceError: SNAPSHOT_REFUSED where it is no SQLite file; STORE_FULL or STORE_UNAVAILABLE.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise ServiceError(
+                "SNAPSHOT_REFUSED",
+                f"the control database {self.shown_url} is no SQLite file: copy it by its own means (pg_dump), right "
+                "before the folder of the store",
+            )
+        with self.read() as connection, contextlib.closing(sqlite3.connect(file)) as copy:
+            source: Any = connection.connection.driver_connection
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file: nothing of it stays in a log beside it
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -5,12 +5,16 @@ Everything here blocks and is safe for any thread; asyncio callers use threads. 
 
 from .adapted import AdaptedSnapshot, AdaptedTable
 from .catalogs import SCHEMA_VERSION, CatalogStore, DeleteOutcome, Store, TableStats
+from .copying import TableContent, content_of, copy_version, held
+from .database import encoded
 from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import EmbeddingTable
 from .index_records import IndexRecord
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
 from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
+from .tables import Table
+from .tidiness import Tidiness
 from .vector_columns import SourceColumn
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
 from .vectors import VectorTable
@@ -38,10 +42,17 @@ __all__ = [
     "SourceMatrix",
     "Store",
     "StoredItem",
+    "Table",
+    "TableContent",
     "TableStats",
+    "Tidiness",
     "VectorIndex",
     "VectorTable",
     "attributes_hash",
     "canonical_attributes",
+    "content_of",
+    "copy_version",
+    "encoded",
+    "held",
     "matrix_of",
 ]

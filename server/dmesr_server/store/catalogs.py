@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from .index_records import IndexRecords
 from .items import ItemTable
 from .pictures import PictureTable
 from .tables import Table, key_field
+from .tidiness import tidiness
 from .vectors import VectorTable
 
 SCHEMA_VERSION = 1
@@ -36,6 +38,8 @@ class TableStats:
         version: Its version.
         bytes: Bytes on disk, old versions included; 0 where the store is remote.
         files: Files on disk; 0 where the store is remote.
+        versions: That can still be read.
+        fragments: Pieces that the newest version is in; compaction makes few of many.
     """
 
     name: str
@@ -43,6 +47,8 @@ class TableStats:
     version: int
     bytes: int
     files: int
+    versions: int
+    fragments: int
 
 
 @dataclass(frozen=True)
@@ -129,15 +135,28 @@ class CatalogStore:
         with translated(f"reading {name}"):
             handle = self._database.connection.open_table(name)
             rows, version = int(handle.count_rows()), int(handle.version)
+            shape = tidiness(handle, folder=self._database.folder(name))
         sizes = _file_sizes(self._database.folder(name))
-        return TableStats(name=name, rows=rows, version=version, bytes=sum(sizes), files=len(sizes))
+        return TableStats(
+            name=name,
+            rows=rows,
+            version=version,
+            bytes=sum(sizes),
+            files=len(sizes),
+            versions=shape.versions,
+            fragments=shape.fragments,
+        )
+
+    def tables(self) -> list[Table]:
+        """All tables that there are, for house-keeping."""
+        there = set(self._database.names())
+        own = (self.items._table, self.pictures._table, self.descriptions._table, self.indexes._table)
+        tables = [*own, *(table._table for table in self.vector_tables())]
+        return [table for table in tables if table.name in there]
 
     def optimise(self) -> None:
         """Compacts every table and drops old versions, pinned ones apart."""
-        self.items.optimise()
-        self.pictures.optimise()
-        self.descriptions.optimise()
-        for table in self.vector_tables():
+        for table in self.tables():
             table.optimise()
 
     def _drop(self) -> None:
@@ -150,11 +169,13 @@ class CatalogStore:
 class Store:
     """All catalogs' tables. Safe for any thread; several processes may share one."""
 
-    def __init__(self, *, uri: str):
+    def __init__(self, *, uri: str, keep_versions: timedelta | None = None, tidied: bool = False):
         """Opens the store and checks who made it.
 
         Args:
             uri: A folder (made when it is not there) or any URI of `lancedb.connect`.
+            keep_versions: How long a reader may take over an unpinned version; the usual when None.
+            tidied: Somebody looks after the tables in the background, so that writers need not.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when it cannot be reached or was made by a newer version.
@@ -166,13 +187,20 @@ class Store:
             with translated(f"making the folder {self.uri}"):
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
         self._session = new_session()
+        self._keep_versions = keep_versions
+        self._tidied = tidied
         self.schema_version = _check_schema(Database(uri=self.uri, session=self._session))
 
     def catalog(self, name: str) -> CatalogStore:
         """The tables of a catalog. Whether the catalog exists is for the control database to say."""
         with self._lock:
             if name not in self._catalogs:
-                database = Database(uri=f"{self.uri}/catalogs/{encoded(name)}", session=self._session)
+                database = Database(
+                    uri=f"{self.uri}/catalogs/{encoded(name)}",
+                    session=self._session,
+                    keep_versions=self._keep_versions,
+                    tidied=self._tidied,
+                )
                 self._catalogs[name] = CatalogStore(database=database)
             return self._catalogs[name]
 

@@ -92,14 +92,20 @@ def new_session() -> lancedb.Session:
 class Database:
     """One LanceDB database: the tables of one catalog."""
 
-    def __init__(self, *, uri: str, session: lancedb.Session):
+    def __init__(
+        self, *, uri: str, session: lancedb.Session, keep_versions: timedelta | None = None, tidied: bool = False
+    ):
         """Opens the database.
 
         Args:
             uri: A folder (made when it is first written to) or any URI of `lancedb.connect`.
             session: Holds the caches; databases of one store share them.
+            keep_versions: How long a reader may take over an unpinned version; the usual when None.
+            tidied: Somebody looks after the tables in the background, so that writers need not.
         """
         self.uri = uri
+        self.keep_versions = keep_versions
+        self.tidied = tidied
         with translated(f"opening {uri}"):
             # Zero: every read asks for the newest version, so other processes' writes are seen at once.
             self.connection: Any = lancedb.connect(uri, read_consistency_interval=timedelta(0), session=session)

@@ -91,8 +91,8 @@ def version_not_found(version: int) -> ServiceError:
     """The version is not, or no longer, there."""
     return ServiceError(
         "VERSION_NOT_FOUND",
-        f"version {version} of the table does not exist (any more): old versions are cleaned up after "
-        f"{int(KEEP_VERSIONS.total_seconds() // 60)} minutes; pin the newest version and read that",
+        f"version {version} of the table does not exist (any more): old versions are cleaned up after a time "
+        "(store.keep_versions_seconds); pin the newest version and read that",
         version=version,
     )
 

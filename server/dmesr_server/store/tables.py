@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from .snapshots import (
     select_in,
     version_not_found,
 )
+from .tidiness import Tidiness, tidiness, tidy
 
 log = logging.getLogger(__name__)
 
@@ -314,6 +314,14 @@ class Table:
         self._commit(f"pinning version {version}", act)
         self.snapshot(version)  # house-keeping may have been quicker than the tag
 
+    def pins(self) -> dict[str, int]:
+        """The pinned versions by tag."""
+        return self.attempt(
+            "listing the pins",
+            lambda handle: {tag: int(told["version"]) for tag, told in handle.tags.list().items()},
+            missing={},
+        )
+
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
 
@@ -353,9 +361,14 @@ class Table:
             due = self._writes >= WRITES_BEFORE_OPTIMISE or self._rows >= ROWS_BEFORE_OPTIMISE
             if not due:
                 return
-            grown = self._rows >= GROWTH_BEFORE_OPTIMISE * self.count()
+            grown = not self._database.tidied and self._rows >= GROWTH_BEFORE_OPTIMISE * self.count()
             if grown or self._writes >= WRITES_BEFORE_OPTIMISE_ANYWAY:
                 self.optimise()
+
+    def tidiness(self) -> Tidiness | None:
+        """What there is to tidy; None when there is no table."""
+        folder = self._database.folder(self.name)
+        return self.attempt("looking at the files", partial(tidiness, folder=folder), missing=None)
 
     def optimise(self) -> None:
         """Compacts fragments, brings the indexes up to date and drops old versions, pinned ones apart.
@@ -370,17 +383,8 @@ class Table:
                 log.warning("house-keeping of %s is put off: %s", self.name, error)
 
     def _optimise(self, handle: Any) -> None:
-        keep = KEEP_VERSIONS
-        tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
-        if tagged:
-            # Lance gives up cleaning, and the indexes after it, when a tagged version is old enough to be cleaned. So
-            # nothing is cleaned that is as old as the oldest pin. Compaction comes first and takes its time.
-            times = [entry["timestamp"] for entry in handle.list_versions() if int(entry["version"]) in tagged]
-            oldest: datetime = min(times)
-            age = datetime.now(oldest.tzinfo) - oldest
-            keep = max(keep, age + timedelta(hours=1))
         self._make_indexes(handle)
-        handle.optimize(cleanup_older_than=keep)
+        tidy(handle, keep=self._database.keep_versions or KEEP_VERSIONS)
 
 
 def _delete(handle: Any, *, where: str) -> None:

@@ -1,0 +1,93 @@
+"""What house-keeping decides by: in how many pieces a table is, and what of it is old."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+SMALL_PIECES = 20  # from which compaction may pay
+PIECES_ANYWAY = 300  # each write adds a piece, and every commit lists all of them
+#: Compaction rewrites every piece that is not full. Waiting until the small ones hold this share of the rows keeps the
+#: bytes rewritten within a small multiple of the bytes written, however many small writes there are.
+SMALL_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Tidiness:
+    """A table's files as they are now.
+
+    Attributes:
+        version: Its newest version.
+        rows: Its rows.
+        fragments: The pieces that they are in.
+        largest: Rows of the largest piece.
+        versions: That can still be read.
+        oldest_seconds: Age of the oldest of them; 0 where the store is remote.
+        pinned: Versions that are pinned.
+    """
+
+    version: int
+    rows: int
+    fragments: int
+    largest: int
+    versions: int
+    oldest_seconds: float
+    pinned: int
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether compaction is due."""
+        grown = self.rows - self.largest >= SMALL_SHARE * self.rows
+        return self.fragments > PIECES_ANYWAY or (self.fragments > SMALL_PIECES and grown)
+
+
+def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
+    """Looks at a LanceDB table.
+
+    Args:
+        handle: The table.
+        folder: Where its files are; None where they are remote.
+    """
+    pieces = handle.stats()["fragment_stats"]
+    if folder is None:
+        versions, oldest = len(handle.list_versions()), 0.0
+    else:
+        # The names alone: reading each version's manifest takes seconds where there are thousands.
+        ages = [_age(file) for file in (folder / "_versions").glob("*.manifest")]
+        versions, oldest = len(ages), max(ages, default=0.0)
+    return Tidiness(
+        version=int(handle.version),
+        rows=int(handle.count_rows()),
+        fragments=int(pieces["num_fragments"]),
+        largest=int(pieces["lengths"]["max"]),
+        versions=versions,
+        oldest_seconds=oldest,
+        pinned=len(handle.tags.list()),
+    )
+
+
+def tidy(handle: Any, *, keep: timedelta) -> None:
+    """Compacts a LanceDB table, brings its indexes up to date and drops old versions, pinned ones apart.
+
+    Args:
+        handle: The table.
+        keep: How old a version must be to go.
+    """
+    tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
+    if tagged:
+        # Lance gives up cleaning, and the indexes after it, when a tagged version is old enough to be cleaned. So
+        # nothing is cleaned that is as old as the oldest pin. Compaction comes first and takes its time.
+        times = [entry["timestamp"] for entry in handle.list_versions() if int(entry["version"]) in tagged]
+        oldest: datetime = min(times)
+        keep = max(keep, datetime.now(oldest.tzinfo) - oldest + timedelta(hours=1))
+    handle.optimize(cleanup_older_than=keep)
+
+
+def _age(file: Path) -> float:
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:  # cleaned up meanwhile
+        return 0.0

@@ -1,0 +1,132 @@
+"""House-keeping: compacts tables that are in many pieces and drops versions that nobody may still be reading.
+
+Writers only write. One process looks at each table every so often and tidies what is due, under a lease, so that
+several servers on one store do not do it twice. Pinned versions stay, and all that is newer than the oldest of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from dmesr_server.control import Control, Lease
+from dmesr_server.errors import ServiceError
+from dmesr_server.store import Store, Table, Tidiness
+
+_LOG = logging.getLogger(__name__)
+_LEASE_SECONDS = 60.0  # of a table whose process is silent
+_OLD_SHARE = 1.25  # times the age from which versions may go that the oldest has when they do: not at each look
+_AGAIN_SHARE = 0.25  # of that age between two attempts, where pins keep what is old
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What was done to one table.
+
+    Attributes:
+        table: Its name.
+        before: What it was like.
+        after: What it is like now.
+    """
+
+    table: str
+    before: Tidiness
+    after: Tidiness
+
+
+class Housekeeper:
+    """Looks after the tables of all catalogs. Everything but `run` blocks."""
+
+    def __init__(self, *, store: Store, control: Control, keep_seconds: float, poll_seconds: float, owner: str):
+        """Makes it; :meth:`run` begins.
+
+        Args:
+            store: The tables.
+            control: Which catalogs there are, and the leases.
+            keep_seconds: How long a reader may take over an unpinned version.
+            poll_seconds: How often the tables are looked at.
+            owner: Who takes the leases.
+        """
+        self._store = store
+        self._control = control
+        self._keep_seconds = keep_seconds
+        self._poll_seconds = poll_seconds
+        self._owner = owner
+        self._tried: dict[tuple[str, str], float] = {}  # seconds, monotonic
+        self._stopped = threading.Event()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled; a table that is being tidied is finished."""
+        try:
+            while True:
+                await asyncio.sleep(self._poll_seconds)
+                try:
+                    await asyncio.to_thread(self.sweep)
+                except ServiceError as error:
+                    _LOG.warning("tables are tidied later: %s", error.message)
+                except Exception:
+                    _LOG.exception("tables are tidied later")
+        finally:
+            self._stopped.set()
+
+    def sweep(self) -> None:
+        """Tidies what is due, one table after the other."""
+        for row in self._control.catalogs.list():
+            for table in self._store.catalog(row.name).tables():
+                if self._stopped.is_set():
+                    return
+                found = table.tidiness()
+                if found is not None and self._due(row.name, table, found):
+                    self.tidy(row.name, table)
+
+    def _due(self, catalog: str, table: Table, found: Tidiness) -> bool:
+        if found.in_pieces:
+            return True
+        old = found.versions > 1 and found.oldest_seconds > _OLD_SHARE * self._keep_seconds
+        tried = self._tried.get((catalog, table.name))
+        return old and (tried is None or time.monotonic() - tried > _AGAIN_SHARE * self._keep_seconds)
+
+    def tidy(self, catalog: str, table: Table) -> Tidied | None:
+        """Compacts one table and drops its old versions.
+
+        Returns:
+            What was done; None when another process is at it, or the table has gone.
+        """
+        self._tried[catalog, table.name] = time.monotonic()
+        lease = self._control.leases.acquire(f"tidy:{catalog}:{table.name}", self._owner, _LEASE_SECONDS)
+        if lease is None:
+            return None
+        done = threading.Event()
+        renewing = threading.Thread(target=_renew, args=(self._control, lease, done), name="tidy-lease", daemon=True)
+        renewing.start()
+        try:
+            before = table.tidiness()
+            table.optimise()
+            after = table.tidiness()
+        finally:
+            done.set()
+            renewing.join()
+            self._control.leases.release(lease)
+        if before is None or after is None:
+            return None
+        _LOG.info(
+            "tidied: catalog=%s table=%s fragments %d → %d, versions %d → %d",
+            catalog,
+            table.name,
+            before.fragments,
+            after.fragments,
+            before.versions,
+            after.versions,
+        )
+        return Tidied(table=table.name, before=before, after=after)
+
+
+def _renew(control: Control, lease: Lease, done: threading.Event) -> None:
+    while not done.wait(_LEASE_SECONDS / 3):
+        try:
+            control.leases.renew(lease)
+        except ServiceError as error:
+            _LOG.warning("the lease of a table: %s", error.message)
