@@ -81,9 +81,8 @@ def made_up(items: int, dim: int) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def put(client: dmesr.Client, ids: Sequence[str], vectors: dict[str, np.ndarray]) -> None:
-    """Writes all sources."""
-    for name, matrix in vectors.items():
-        client.embeddings.write(source=name, item_ids=ids, vectors=matrix, recipe="bench", create_recipe=True)
+    """Writes all sources at once."""
+    client.embeddings.write(item_ids=ids, vectors=vectors, recipe="bench", create_recipe=True)
 
 
 def read(given: argparse.Namespace, peers: dict[str, Any]) -> list[Row]:

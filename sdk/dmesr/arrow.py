@@ -5,7 +5,7 @@ Legend of shape suffixes: N items, D width of a source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,15 @@ def _data_start(message: bytes) -> int | None:
             start = place + 2
             return start if start + length == len(message) else None
     return None
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, the lowest first."""
+    low = bytearray()
+    while value > 0x7F:
+        low.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*low, value))
 
 
 class VectorReader:
@@ -204,25 +213,43 @@ def in_place(column: pa.FixedSizeListArray) -> Matrix:
     ).reshape(len(column), width)
 
 
-def encode_vectors(ids: Sequence[str], vectors_ND: Matrix) -> bytes:
-    """One batch as a whole Arrow IPC stream with the columns `item_id` and `vector`.
+class _Parts:
+    """What Arrow's writer writes to: it keeps the buffers as they are handed over, so nothing is copied yet."""
 
-    Copies on the way out: rows that do not lie one after the other are gathered; Arrow writes the stream; protobuf
-    takes only `bytes`. The caller's matrix itself is never copied as a whole.
+    closed = False
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def write(self, part: Any) -> int:
+        self.written.append(part)
+        return len(part)
+
+    def flush(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def encode_vectors(ids: Sequence[str], columns: Mapping[str, Matrix]) -> list[Any]:
+    """One batch as a whole Arrow IPC stream: the columns `item_id` and those given, in buffers to be put end to end.
+
+    Copies on the way out: rows that do not lie one after the other are gathered; whoever makes the message puts the
+    buffers end to end, since grpc takes only `bytes`. The caller's matrix itself is never copied as a whole.
     """
     import numpy as np
     import pyarrow as pa
 
-    values = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))  # a view where the rows lie together
-    batch = pa.record_batch(
-        [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(values, vectors_ND.shape[1])],
-        names=["item_id", "vector"],
-    )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
+    arrays = [pa.array(ids, pa.string())]
+    for vectors_ND in columns.values():
+        values = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1))  # a view where the rows lie together
+        arrays.append(pa.FixedSizeListArray.from_arrays(values, vectors_ND.shape[1]))
+    batch = pa.record_batch(arrays, names=["item_id", *columns])
+    parts = _Parts()
+    with pa.ipc.new_stream(pa.PythonFile(parts, mode="w"), batch.schema) as writer:
         writer.write_batch(batch)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return parts.written
 
 
 def to_table(ids: Sequence[str], found_N: Mask, vectors: dict[str, Matrix], present: dict[str, Mask]) -> pa.Table:

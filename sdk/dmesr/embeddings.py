@@ -23,6 +23,8 @@ from dmesr.vectors import Embeddings
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from dmesr.writes import Vectors
+
 LIST_RECIPES = Rpc(
     "EmbeddingService/ListRecipes",
     embeddings_pb2.ListRecipesRequest,
@@ -86,9 +88,9 @@ class AsyncCatalogEmbeddings:
     async def write(
         self,
         *,
-        source: str,
         item_ids: Sequence[str],
-        vectors: npt.ArrayLike,
+        vectors: Vectors,
+        source: str | None = None,
         recipe: str = "default",
         create_recipe: bool = False,
     ) -> UpsertSummary:
@@ -99,9 +101,9 @@ class AsyncCatalogEmbeddings:
 
     async def write_batches(
         self,
-        batches: Iterable[tuple[Sequence[str], npt.ArrayLike]] | AsyncIterable[tuple[Sequence[str], npt.ArrayLike]],
+        batches: Iterable[tuple[Sequence[str], Vectors]] | AsyncIterable[tuple[Sequence[str], Vectors]],
         *,
-        source: str,
+        source: str | None = None,
         recipe: str = "default",
         create_recipe: bool = False,
     ) -> UpsertSummary:
@@ -262,23 +264,27 @@ class CatalogEmbeddings:
     def write(
         self,
         *,
-        source: str,
         item_ids: Sequence[str],
-        vectors: npt.ArrayLike,
+        vectors: Vectors,
+        source: str | None = None,
         recipe: str = "default",
         create_recipe: bool = False,
     ) -> UpsertSummary:
-        """Writes vectors of the caller's own as a source of a recipe.
+        """Writes vectors of the caller's own as a source of a recipe, or as several.
+
+        Several sources of the same items are best written at once: each item's row is then written once.
 
         Args:
-            source: The source's name. It is declared with its width at its first write.
             item_ids: N items of the catalog.
-            vectors: [N, D], float32 or float16. A row with NaN or infinity is rejected by itself.
+            vectors: [N, D], float32 or float16, or a mapping of sources to such. A row with NaN or infinity is
+                rejected by itself, with all its sources.
+            source: The source's name, unless vectors is a mapping. A source is declared with its width at its first
+                write.
             recipe: The recipe's name or id.
             create_recipe: Make the recipe, without descriptions, when no recipe has that name.
 
         Raises:
-            InvalidInput: The shape, number format or length is wrong.
+            InvalidInput: The shape, number format or length is wrong, or there is no source.
             DimensionMismatch: The source is declared with another width.
             SourceReadOnly: The source is made by enrichment.
         """
@@ -290,18 +296,18 @@ class CatalogEmbeddings:
 
     def write_batches(
         self,
-        batches: Iterable[tuple[Sequence[str], npt.ArrayLike]],
+        batches: Iterable[tuple[Sequence[str], Vectors]],
         *,
-        source: str,
+        source: str | None = None,
         recipe: str = "default",
         create_recipe: bool = False,
     ) -> UpsertSummary:
         """Writes vectors batch by batch, at constant memory; otherwise as :meth:`write`.
 
         Args:
-            batches: Pairs of ids and vectors [N, D]. The iterable runs in the calling thread. Batches before one
-                that raises are stored.
-            source: The source's name.
+            batches: Pairs of ids and vectors. The iterable runs in the calling thread. Batches before one that raises
+                are stored.
+            source: The source's name, unless the vectors are mappings.
             recipe: The recipe's name or id.
             create_recipe: Make the recipe when no recipe has that name.
         """

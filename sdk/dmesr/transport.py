@@ -118,6 +118,7 @@ class Rpc(Generic[Req, Resp]):
     response: type[Resp]
     idempotent: bool = False  # may be sent twice
     decode: Callable[[bytes], Any] | None = None  # in the place of protobuf, where its copies are too dear
+    encode: Callable[[Any], bytes] | None = None  # likewise
 
     @property
     def path(self) -> str:
@@ -327,7 +328,9 @@ class Transport:
             The tag and its answer.
         """
         method: Any = self._channel().stream_stream(  # Any: as above
-            rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
+            rpc.path,
+            request_serializer=rpc.encode or rpc.request.SerializeToString,
+            response_deserializer=rpc.response.FromString,
         )
         call = with_first_status(method(metadata=self._metadata))
         seconds = self.timeout.stream_seconds

@@ -5,7 +5,7 @@ Legend of shape suffixes: N items, D width of a source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,19 +139,22 @@ def checked(
     return ids, matrix
 
 
-def messages_of(ids: Sequence[str], vectors_ND: Matrix, *, max_rows: int, max_bytes: int) -> Iterator[bytes]:
-    """Cuts a batch into Arrow IPC streams of at most about `max_bytes`."""
+def streams_of(
+    ids: Sequence[str], columns: Mapping[str, Matrix], *, max_rows: int, max_bytes: int
+) -> Iterator[list[Any]]:
+    """Cuts a batch into Arrow IPC streams of at most about `max_bytes`, each as buffers to be put end to end."""
     longest_id = max((len(item_id.encode(errors="surrogatepass")) for item_id in ids), default=0)
-    row_bytes = vectors_ND.shape[1] * vectors_ND.dtype.itemsize + longest_id + 8
+    numbers = sum(matrix.shape[1] for matrix in columns.values())
+    row_bytes = longest_id + 8 + sum(matrix.shape[1] * matrix.dtype.itemsize for matrix in columns.values())
     rows = min(max_rows, max_bytes // row_bytes)
     if rows == 0:
         raise InvalidInput(
-            f"one vector of width {vectors_ND.shape[1]} has {row_bytes} bytes with its id; "
-            f"one message takes {max_bytes}"
+            f"one vector of width {numbers} has {row_bytes} bytes with its id; one message takes {max_bytes}"
         )
     for start in range(0, len(ids), rows):
+        part = slice(start, start + rows)
         try:
-            yield encode_vectors(ids[start : start + rows], vectors_ND[start : start + rows])
+            yield encode_vectors(ids[part], {name: matrix_ND[part] for name, matrix_ND in columns.items()})
         except UnicodeEncodeError as error:
             raise InvalidInput(f"an item id is no valid Unicode text: {error}") from error
 

@@ -83,6 +83,36 @@ def test_two_sources_of_one_recipe(films: dmesr.Client, ids: list[str], vectors:
     assert [recipe.names for recipe in films.embeddings.recipes()] == [("mine",)]
 
 
+def test_several_sources_are_written_at_once(films: dmesr.Client, ids: list[str], vectors: np.ndarray):
+    """A row that is bad in one source is rejected with all; a source that is not written stays what it is."""
+    films.embeddings.write(source="old", item_ids=ids[:50], vectors=vectors[:50], recipe="mine", create_recipe=True)
+    broken = vectors.copy()
+    broken[7] = np.nan
+    half = (2 * vectors[:, :3]).astype(np.float16)
+    written = films.embeddings.write(item_ids=ids, vectors={"one": broken, "two": half}, recipe="mine")
+    assert (written.inserted, [row.item_id for row in written.rejected]) == (N - 1, ["007"])
+    again = films.embeddings.write(item_ids=ids[:20], vectors={"two": half[:20], "one": vectors[:20]}, recipe="mine")
+    assert (again.unchanged, again.inserted) == (19, 1)
+    whole = films.embeddings.read(recipe="mine")
+    np.testing.assert_array_equal(whole.matrix("one"), vectors)
+    np.testing.assert_array_equal(whole.matrix("two"), half.astype(np.float32))
+    np.testing.assert_array_equal(whole.matrix("old")[:50], vectors[:50])
+    assert whole.present("old").sum() == 50
+
+
+def test_a_source_is_named_once(films: dmesr.Client, ids: list[str], vectors: np.ndarray):
+    for arguments, message in (
+        ({"vectors": vectors}, "source is missing"),
+        ({"vectors": {"one": vectors}, "source": "two"}, "give one of the two"),
+        ({"vectors": {}}, "empty mapping"),
+        ({"vectors": {"one": vectors, "two": vectors[1:]}}, "source 'two', items '000' to '129': 130 item ids"),
+    ):
+        with pytest.raises(dmesr.InvalidInput, match=message):
+            films.embeddings.write(item_ids=ids, recipe="mine", create_recipe=True, **arguments)
+    with pytest.raises(dmesr.InvalidField, match="'Two'"):
+        films.embeddings.write(item_ids=ids, vectors={"Two": vectors}, recipe="mine", create_recipe=True)
+
+
 def test_rows_that_are_not_numbers_are_rejected_alone(films: dmesr.Client, ids: list[str], vectors: np.ndarray):
     vectors[1, 2] = np.nan
     vectors[3, 0] = np.inf

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dmesr.arrow import VectorCollector, encode_vectors
-from dmesr.vectors import Embeddings, checked, messages_of, query_vector
+from dmesr.vectors import Embeddings, checked, query_vector, streams_of
 
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
@@ -166,21 +166,22 @@ def test_vectors_that_cannot_be_right_are_refused(ids: list[str], vectors: np.nd
 def test_messages_keep_to_their_size():
     ids = [f"item {n}" for n in range(1_000)]
     vectors = np.random.default_rng(0).standard_normal((1_000, 100), dtype=np.float32)
-    messages = list(messages_of(ids, vectors, max_rows=10_000, max_bytes=50_000))
+    messages = [b"".join(parts) for parts in streams_of(ids, {"vector": vectors}, max_rows=10_000, max_bytes=50_000)]
     assert max(map(len, messages)) < 60_000
     tables = [pa.ipc.open_stream(message).read_all() for message in messages]
     assert [item_id for table in tables for item_id in table["item_id"].to_pylist()] == ids
     back = np.concatenate([table["vector"].combine_chunks().flatten().to_numpy() for table in tables])
     np.testing.assert_array_equal(back.reshape(1_000, 100), vectors)
-    assert len(list(messages_of(ids, vectors, max_rows=300, max_bytes=1 << 30))) == 4
-    with pytest.raises(dmesr.InvalidInput, match="one vector of width 100 has"):
-        list(messages_of(ids, vectors, max_rows=10, max_bytes=100))
+    both = {"one": vectors, "two": vectors.astype(np.float16)}
+    assert len(list(streams_of(ids, both, max_rows=300, max_bytes=1 << 30))) == 4
+    with pytest.raises(dmesr.InvalidInput, match="one vector of width 200 has 616 bytes"):
+        list(streams_of(ids, both, max_rows=10, max_bytes=500))
 
 
 def test_rows_that_do_not_lie_together_are_gathered():
     wide = np.arange(12, dtype=np.float16).reshape(3, 4)
     for view in (wide[:, ::2], np.asfortranarray(wide), wide[::-1]):
-        table = pa.ipc.open_stream(encode_vectors(["a", "b", "c"], view)).read_all()
+        table = pa.ipc.open_stream(b"".join(encode_vectors(["a", "b", "c"], {"vector": view}))).read_all()
         np.testing.assert_array_equal(table["vector"].combine_chunks().flatten().to_numpy().reshape(view.shape), view)
 
 

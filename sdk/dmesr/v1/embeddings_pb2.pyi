@@ -458,9 +458,11 @@ class WriteEmbeddingsRequest(Message):
     recipe: str
     """The recipe's name or id; "default" when empty."""
     source: str
-    """The source's name. It is declared with its width at its first write."""
+    """The source's name. It is declared with its width at its first write. Empty where `data` holds several sources."""
     data: bytes
-    """A whole Arrow IPC stream with the columns `item_id` (utf8) and `vector` (fixed-size list of float32 or float16)."""
+    """A whole Arrow IPC stream with the columns `item_id` (utf8) and `vector` (fixed-size list of float32 or float16);
+    without `source`, a column of vectors for each source, by its name.
+    """
     create_recipe: bool
     """Make the recipe, without descriptions, when no recipe has that name."""
     def __init__(

@@ -19,7 +19,7 @@ from grpc.aio import ServicerContext
 
 from dmesr_server import filters
 from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
-from dmesr_server.api.grouping import grouped
+from dmesr_server.api.grouping import grouped, one_ahead
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.read_ahead import read_ahead
 from dmesr_server.errors import ServiceError, invalid_field
@@ -123,9 +123,11 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
     ) -> AsyncIterator[pb.WriteEmbeddingsResponse]:
         """Takes vectors of the caller's own; a batch is answered when it is durable."""
         requests = grouped(request_iterator, max_bytes=_GROUP_BYTES, size=pb.WriteEmbeddingsRequest.ByteSize)
-        async with contextlib.aclosing(requests) as groups:
-            async for group in groups:
-                written = await asyncio.to_thread(vector_intake.write, self._parts, group)
+        # The next group is judged while this one is committed: the store waits for its disk, this for a core.
+        judged = one_ahead(requests, partial(vector_intake.judge, self._parts))
+        async with contextlib.aclosing(requests), contextlib.aclosing(judged):
+            async for group in judged:
+                written = await asyncio.to_thread(vector_intake.store, self._parts, group)
                 for answer in written.answers:
                     yield answer
                 if written.error is not None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class _End:
@@ -79,3 +80,32 @@ async def grouped(
     finally:
         filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
+
+
+async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGenerator[R, None]:
+    """Does work that blocks on each element, and on the next one while the last result is dealt with.
+
+    Args:
+        source: The elements.
+        work: Done in a thread, on one element at a time.
+    """
+    done: asyncio.Queue[R | _End] = asyncio.Queue(maxsize=1)
+
+    async def run() -> None:
+        end = _End(None)
+        try:
+            async for element in source:
+                await done.put(await asyncio.to_thread(work, element))
+        except Exception as error:
+            end = _End(error)
+        await done.put(end)
+
+    running = asyncio.create_task(run())
+    try:
+        while not isinstance(result := await done.get(), _End):
+            yield result
+        if result.error is not None:
+            raise result.error
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -1,23 +1,25 @@
 """Takes in batches of a client's own vectors: each row is judged alone.
 
-Shapes: N rows, D width of the source.
+Shapes: N rows, D width of a source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from dmesr.v1 import embeddings_pb2 as pb
 from dmesr.v1 import items_pb2
 
-from dmesr_server.api import recipes, translation, validation, vectors
+from dmesr_server.api import recipes, translation, validation, written_vectors
 from dmesr_server.api.parts import Parts
-from dmesr_server.api.vectors import WrittenVectors
-from dmesr_server.control import RecipeRow
+from dmesr_server.api.written_vectors import WrittenVectors
+from dmesr_server.control import CatalogRow, RecipeRow
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import CatalogStore, EmbeddingTable, RowOutcome, SourceColumn
+from dmesr_server.store import CatalogStore, EmbeddingTable, RowOutcome, vector_rows
 
 
 @dataclass(frozen=True)
@@ -37,170 +39,255 @@ class Written:
 class _Batch:
     """A batch that was judged."""
 
-    written: WrittenVectors
-    hashes: list[str]
-    recipe: RecipeRow
-    table: EmbeddingTable
-    source: str
+    ids: list[str | None]
+    rows: pa.Table  # those to be written, as the table of vectors holds them
+    places: Sequence[int]  # of these rows among the ids
     problems: dict[int, ServiceError]
     repeats: set[int]
-    places: list[int]  # rows to be written
+    widths: dict[str, int]
+    recipe: RecipeRow
+    table: EmbeddingTable
 
     def follows(self, other: _Batch) -> bool:
         """Whether both can be written in one commit."""
-        mine, theirs = (batch.written.vectors_ND.shape[1] for batch in (self, other))
-        return (self.table is other.table, self.source, mine) == (True, other.source, theirs)
+        return self.table is other.table and self.widths == other.widths
 
-    def ids(self) -> list[str]:
-        return [self.written.ids[place] or "" for place in self.places]
+    @cached_property
+    def written(self) -> list[str]:
+        """The ids of the rows to be written."""
+        ids: list[str] = self.rows["item_id"].to_pylist()
+        return ids
 
 
-def write(parts: Parts, requests: Sequence[pb.WriteEmbeddingsRequest]) -> Written:
-    """Stores the sound rows of some batches, in as few commits as their order allows.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A group of batches that were looked at; nothing of them is stored yet.
+
+    Attributes:
+        commits: The sound ones, up to the first that is refused as a whole. Each list shares no item, and is of one
+            table and the same sources.
+        error: Why that one was refused.
+    """
+
+    commits: list[list[_Batch]]
+    error: ServiceError | None
+
+
+def judge(parts: Parts, requests: Sequence[pb.WriteEmbeddingsRequest]) -> Judged:
+    """Looks at some batches, and makes room for their sources.
 
     A batch can be refused as a whole with CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD,
-    MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own; nothing of it was written then.
+    MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own.
     """
-    answers: list[pb.WriteEmbeddingsResponse] = []
-    together: list[_Batch] = []
+    desk = _Desk(parts)
+    commits: list[list[_Batch]] = []
     seen: set[str] = set()
+    parsed: list[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]] = []
+    error: ServiceError | None = None
     try:
         for request in requests:
-            try:
-                batch = _judged(parts, request)
-            except ServiceError:
-                answers += _stored(parts, together)
-                together = []
-                raise
-            ids = batch.ids()
+            parsed.append((request, written_vectors.parse(request.data, source=request.source)))
+    except ServiceError as refused:
+        error = refused  # those before it are sound
+    try:
+        desk.announce(parsed)
+        for request, written in parsed:
+            batch = desk.judged(request, written)
             # The same item again is another write: what it becomes is told of each.
-            if together and (not batch.follows(together[0]) or not seen.isdisjoint(ids)):
-                answers += _stored(parts, together)
-                together, seen = [], set()
-            together.append(batch)
-            seen.update(ids)
-        answers += _stored(parts, together)
+            if commits and batch.follows(commits[-1][0]) and seen.isdisjoint(batch.written):
+                commits[-1].append(batch)
+            else:
+                commits.append([batch])
+                seen = set()
+            seen.update(batch.written)
+    except ServiceError as refused:
+        error = refused
+    return Judged(commits, error)
+
+
+def store(parts: Parts, judged: Judged) -> Written:
+    """Stores the sound rows of judged batches, in one commit for each list of them."""
+    answers: list[pb.WriteEmbeddingsResponse] = []
+    try:
+        for together in judged.commits:
+            answers += _stored(parts, together)
     except ServiceError as error:
         return Written(answers, error)
-    return Written(answers, None)
+    return Written(answers, judged.error)
 
 
-def _judged(parts: Parts, request: pb.WriteEmbeddingsRequest) -> _Batch:
-    row, catalog = parts.catalog(request.catalog)
-    source = validation.source_name(request.source)
-    written = vectors.parse(request.data)  # before anything is made for it
-    recipe = _recipe(parts, row.name, request)
-    if not recipes.source_is_external(recipe, source):
-        raise ServiceError(
-            "SOURCE_READ_ONLY",
-            f"the source {source!r} of recipe {recipe.recipe_id} is made by enrichment; write under another source "
-            "name, or into a recipe of your own (create_recipe)",
-            source=source,
-            recipe=recipe.recipe_id,
+class _Desk:
+    """Judges the batches of one group. What is asked of the store for one of them serves the others."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._places: dict[tuple[str, str, bool], tuple[CatalogRow, CatalogStore, RecipeRow]] = {}
+        self._existing: dict[str, set[str]] = {}
+        self._declared: dict[EmbeddingTable, dict[str, int]] = {}
+
+    def announce(self, parsed: Sequence[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]]) -> None:
+        """Looks up the items of all batches at once."""
+        if len({request.catalog for request, _ in parsed}) != 1:
+            return  # a stream that jumps between catalogs is served batch by batch
+        row, catalog = self._parts.catalog(parsed[0][0].catalog)
+        ids = {item_id for _, written in parsed for item_id in written.ids.to_pylist() if item_id}
+        self._existing[row.name] = catalog.items.existing(list(ids))
+
+    def judged(self, request: pb.WriteEmbeddingsRequest, written: WrittenVectors) -> _Batch:
+        row, catalog, recipe = self._place(request)
+        for source in written.columns:
+            if not recipes.source_is_external(recipe, source):
+                raise ServiceError(
+                    "SOURCE_READ_ONLY",
+                    f"the source {source!r} of recipe {recipe.recipe_id} is made by enrichment; write under another "
+                    "source name, or into a recipe of your own (create_recipe)",
+                    source=source,
+                    recipe=recipe.recipe_id,
+                )
+        table = catalog.embeddings(recipe.recipe_id)
+        ids: list[str | None] = written.ids.to_pylist()
+        declared = self._declared.get(table)
+        if declared is None:
+            declared = self._declared[table] = table.sources()
+        _check_widths(ids, written, declared)
+        hashes = {source: written.hashes(source) for source in written.columns}
+        problems, repeats, places = self._rows(catalog, row.name, ids, written, hashes)
+        if places:
+            for source, width in written.widths.items():
+                if source not in declared:
+                    table.declare(source, width)
+                    declared[source] = width
+        rows = vector_rows(written.ids, written.columns, hashes)
+        if len(places) < len(ids):
+            rows = rows.take(pa.array(places, pa.int64()))
+        return _Batch(
+            ids=ids,
+            rows=rows,
+            places=places,
+            problems=problems,
+            repeats=repeats,
+            widths=written.widths,
+            recipe=recipe,
+            table=table,
         )
-    table = catalog.embeddings(recipe.recipe_id)
-    width = written.vectors_ND.shape[1]
-    declared = table.sources().get(source)
-    if declared is not None and declared != width:
-        first = next((item_id for item_id in written.ids if item_id is not None), "")
-        raise ServiceError(
-            "DIMENSION_MISMATCH",
-            f"the vectors, from item {first!r} on, are {width} wide, the source {source!r} declares {declared}; write "
-            "vectors of that width or use another source name",
-            source=source,
-            expected=declared,
-            actual=width,
-            item_id=first,
-        )
-    hashes = written.hashes()
-    problems, repeats, places = _judge(parts, catalog, written, hashes)
-    if places:
-        table.declare(source, width)
-    return _Batch(written, hashes, recipe, table, source, problems, repeats, places)
+
+    def _place(self, request: pb.WriteEmbeddingsRequest) -> tuple[CatalogRow, CatalogStore, RecipeRow]:
+        key = (request.catalog, request.recipe, request.create_recipe)
+        if key not in self._places:
+            row, catalog = self._parts.catalog(request.catalog)
+            self._places[key] = (row, catalog, self._recipe(row.name, request))
+        return self._places[key]
+
+    def _recipe(self, catalog: str, request: pb.WriteEmbeddingsRequest) -> RecipeRow:
+        name = validation.recipe_ref(request.recipe)
+        control = self._parts.control
+        try:
+            return control.recipes.resolve(catalog, name)
+        except ServiceError as error:
+            if error.reason != "RECIPE_NOT_FOUND" or not request.create_recipe:
+                raise
+        return recipes.create_external(control, catalog=catalog, name=name)
+
+    def _rows(
+        self,
+        catalog: CatalogStore,
+        catalog_name: str,
+        ids: Sequence[str | None],
+        written: WrittenVectors,
+        hashes: dict[str, list[str]],
+    ) -> tuple[dict[int, ServiceError], set[int], Sequence[int]]:
+        """Problems by place, places that repeat an earlier row exactly, and the places that are to be written."""
+        existing = self._existing.get(catalog_name)
+        if existing is None:
+            existing = catalog.items.existing([item_id for item_id in ids if item_id])
+        finite = {source: np.isfinite(written.matrix(source)).all(axis=1) for source in written.columns}
+        whole = all(finite[source].all() and not column.null_count for source, column in written.columns.items())
+        # An item that is there has a sound id, so nothing is left to look at row by row.
+        if whole and len(distinct := set(ids)) == len(ids) and distinct <= existing:
+            return {}, set(), range(len(ids))
+        limits = self._parts.config.limits
+        absent = {source: column.is_null().to_pylist() for source, column in written.columns.items()}
+        problems: dict[int, ServiceError] = {}
+        repeats: set[int] = set()
+        first: dict[str, int] = {}
+        for place, given in enumerate(ids):
+            item_id = given or ""
+            problem = validation.item_id_problem(item_id, limits)
+            if problem is None and item_id not in existing:
+                problem = ServiceError(
+                    "ITEM_NOT_FOUND", f"the catalog has no item {item_id!r}; upsert the item first", item_id=item_id
+                )
+            for source in written.columns:
+                if problem is None and absent[source][place]:
+                    problem = ServiceError(
+                        "VECTOR_MISSING", f"the vector of item {item_id!r} is null; leave the row out", item_id=item_id
+                    )
+                if problem is None and not finite[source][place]:
+                    problem = _not_finite(item_id, written.matrix(source)[place])
+            earlier = first.get(item_id)
+            if problem is None and earlier is not None:
+                if all(of[earlier] == of[place] for of in hashes.values()):
+                    repeats.add(place)
+                    continue
+                problem = ServiceError(
+                    "DUPLICATE_ITEM_ID",
+                    f"item {item_id!r} stands in row {earlier} of the batch with another vector, which is kept; write "
+                    "an item once in a batch",
+                    item_id=item_id,
+                    first_row=earlier,
+                    row=place,
+                )
+            if problem is not None:
+                problems[place] = problem
+            else:
+                first[item_id] = place
+        return problems, repeats, list(first.values())
+
+
+def _check_widths(ids: Sequence[str | None], written: WrittenVectors, declared: dict[str, int]) -> None:
+    for source, width in written.widths.items():
+        expected = declared.get(source)
+        if expected is not None and expected != width:
+            first = next((item_id for item_id in ids if item_id is not None), "")
+            raise ServiceError(
+                "DIMENSION_MISMATCH",
+                f"the vectors, from item {first!r} on, are {width} wide, the source {source!r} declares {expected}; "
+                "write vectors of that width or use another source name",
+                source=source,
+                expected=expected,
+                actual=width,
+                item_id=first,
+            )
+
+
+def _not_finite(item_id: str, vector_D: np.ndarray) -> ServiceError:
+    column = int(np.flatnonzero(~np.isfinite(vector_D))[0])
+    return ServiceError(
+        "NON_FINITE_VECTOR",
+        f"the vector of item {item_id!r} holds {vector_D[column]} at position {column}; write finite numbers",
+        item_id=item_id,
+        position=column,
+        actual=vector_D[column],
+    )
 
 
 def _stored(parts: Parts, together: Sequence[_Batch]) -> list[pb.WriteEmbeddingsResponse]:
     """Writes batches that share no item, in one commit; their answers."""
-    ids = [item_id for batch in together for item_id in batch.ids()]
+    rows = pa.concat_tables([batch.rows for batch in together])  # chunks side by side: no copy
     outcomes: Iterator[RowOutcome] = iter(())
-    if ids:
-        first = together[0]
-        column = SourceColumn(
-            vectors=np.concatenate([batch.written.vectors_ND[batch.places] for batch in together]),
-            present=np.ones(len(ids), bool),
-            hashes=[batch.hashes[place] for batch in together for place in batch.places],
-        )
-        outcomes = iter(first.table.upsert(ids, {first.source: column}))
+    if rows.num_rows:
+        outcomes = iter(together[0].table.upsert_rows(rows))
         parts.serving.vectors_changed()
-    answers = []
-    for batch in together:
-        outcome_at = dict(zip(batch.places, outcomes, strict=False))
-        results: list[items_pb2.RowResult] = []
-        for place, item_id in enumerate(batch.written.ids):
-            if place in batch.problems:
-                results.append(translation.rejected(item_id or "", batch.problems[place]))
-            else:
-                outcome = "unchanged" if place in batch.repeats else outcome_at[place]
-                results.append(translation.taken(item_id or "", outcome))
-        answers.append(pb.WriteEmbeddingsResponse(results=results, recipe_id=batch.recipe.recipe_id))
-    return answers
+    return [_answer(batch, outcomes) for batch in together]
 
 
-def _recipe(parts: Parts, catalog: str, request: pb.WriteEmbeddingsRequest) -> RecipeRow:
-    name = validation.recipe_ref(request.recipe)
-    try:
-        return parts.control.recipes.resolve(catalog, name)
-    except ServiceError as error:
-        if error.reason != "RECIPE_NOT_FOUND" or not request.create_recipe:
-            raise
-    return recipes.create_external(parts.control, catalog=catalog, name=name)
-
-
-def _judge(
-    parts: Parts, catalog: CatalogStore, written: WrittenVectors, hashes: Sequence[str]
-) -> tuple[dict[int, ServiceError], set[int], list[int]]:
-    """Problems by place, places that repeat an earlier row exactly, and the places that are to be written."""
-    finite_N = np.isfinite(written.vectors_ND).all(axis=1)
-    existing = catalog.items.existing([item_id for item_id in written.ids if item_id])
-    problems: dict[int, ServiceError] = {}
-    repeats: set[int] = set()
-    first: dict[str, int] = {}
-    for place, given in enumerate(written.ids):
-        item_id = given or ""
-        problem = validation.item_id_problem(item_id, parts.config.limits)
-        if problem is None and item_id not in existing:
-            problem = ServiceError(
-                "ITEM_NOT_FOUND", f"the catalog has no item {item_id!r}; upsert the item first", item_id=item_id
-            )
-        if problem is None and written.absent_N[place]:
-            problem = ServiceError(
-                "VECTOR_MISSING", f"the vector of item {item_id!r} is null; leave the row out", item_id=item_id
-            )
-        if problem is None and not finite_N[place]:
-            column = int(np.flatnonzero(~np.isfinite(written.vectors_ND[place]))[0])
-            problem = ServiceError(
-                "NON_FINITE_VECTOR",
-                f"the vector of item {item_id!r} holds {written.vectors_ND[place, column]} at position {column}; "
-                "write finite numbers",
-                item_id=item_id,
-                position=column,
-                actual=written.vectors_ND[place, column],
-            )
-        earlier = first.get(item_id)
-        if problem is None and earlier is not None:
-            if hashes[earlier] == hashes[place]:
-                repeats.add(place)
-                continue
-            problem = ServiceError(
-                "DUPLICATE_ITEM_ID",
-                f"item {item_id!r} stands in row {earlier} of the batch with another vector, which is kept; write an "
-                "item once in a batch",
-                item_id=item_id,
-                first_row=earlier,
-                row=place,
-            )
-        if problem is not None:
-            problems[place] = problem
+def _answer(batch: _Batch, outcomes: Iterator[RowOutcome]) -> pb.WriteEmbeddingsResponse:
+    outcome_at = dict(zip(batch.places, outcomes, strict=False))
+    results: list[items_pb2.RowResult] = []
+    for place, item_id in enumerate(batch.ids):
+        if place in batch.problems:
+            results.append(translation.rejected(item_id or "", batch.problems[place]))
         else:
-            first[item_id] = place
-    return problems, repeats, list(first.values())
+            outcome = "unchanged" if place in batch.repeats else outcome_at[place]
+            results.append(translation.taken(item_id or "", outcome))
+    return pb.WriteEmbeddingsResponse(results=results, recipe_id=batch.recipe.recipe_id)

@@ -1,13 +1,10 @@
-"""Vectors as they cross the wire.
-
-Out: one Arrow IPC stream, cut into gRPC messages. In: a whole Arrow IPC stream in each message.
+"""Vectors as they leave by the wire: one Arrow IPC stream, cut into gRPC messages; and those of queries.
 
 Shapes: N rows, D width of a source.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,72 +157,6 @@ def _cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | p
         mask = pc.is_null(column) if column.null_count else None
         return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=mask)
     return column.cast(kind)
-
-
-@dataclass(frozen=True, eq=False)
-class WrittenVectors:
-    """The rows of one WriteEmbeddings message.
-
-    Attributes:
-        ids: One for each row; None where it was null.
-        vectors_ND: float32; zeros where absent.
-        absent_N: Rows whose vector is null.
-    """
-
-    ids: list[str | None]
-    vectors_ND: np.ndarray
-    absent_N: np.ndarray
-
-    def hashes(self) -> list[str]:
-        """sha256 of each row's little-endian float32 bytes."""
-        return [hashlib.sha256(row.astype("<f4", copy=False).tobytes()).hexdigest() for row in self.vectors_ND]
-
-
-def parse(data: bytes) -> WrittenVectors:
-    """Reads the Arrow IPC stream of one message.
-
-    Raises:
-        ServiceError: MALFORMED_ARROW or UNSUPPORTED_DTYPE.
-    """
-    try:
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:  # points into the message: no copy
-            table = reader.read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ServiceError(
-            "MALFORMED_ARROW",
-            f"data is no whole Arrow IPC stream of at least a schema: {why}; send what a stream writer wrote, closed",
-        ) from error
-    names = table.schema.names
-    if sorted(names) != ["item_id", "vector"]:
-        raise ServiceError(
-            "MALFORMED_ARROW",
-            f"data must have the columns item_id and vector, got {names}",
-            expected="item_id, vector",
-            actual=", ".join(names),
-        )
-    ids, vectors = table.column("item_id").combine_chunks(), table.column("vector").combine_chunks()
-    if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
-        raise ServiceError(
-            "MALFORMED_ARROW", f"item_id must be utf8, got {ids.type}", column="item_id", actual=str(ids.type)
-        )
-    kind = vectors.type
-    if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float16()):
-        raise ServiceError(
-            "UNSUPPORTED_DTYPE",
-            f"vector must be a fixed-size list of float32 or float16, got {kind}; convert it before writing",
-            column="vector",
-            expected="fixed_size_list<float32 or float16>",
-            actual=str(kind),
-        )
-    if kind.list_size < 1:
-        raise ServiceError("DIMENSION_MISMATCH", "vector must be at least 1 wide, got 0", expected=">= 1", actual=0)
-    absent_N = vectors.is_null().to_numpy(zero_copy_only=False).astype(bool)
-    values = vectors.values.slice(vectors.offset * kind.list_size, len(vectors) * kind.list_size)
-    vectors_ND = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, kind.list_size)
-    vectors_ND[absent_N] = 0.0
-    return WrittenVectors(ids=ids.to_pylist(), vectors_ND=vectors_ND, absent_N=absent_N)
 
 
 def query_vector(data: bytes, *, dim: int) -> np.ndarray:

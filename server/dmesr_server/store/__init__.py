@@ -15,7 +15,7 @@ from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
 from .tidiness import Tidiness
-from .vector_columns import SourceColumn
+from .vector_columns import SourceColumn, vector_rows
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
 from .vectors import VectorTable
 
@@ -55,4 +55,5 @@ __all__ = [
     "encoded",
     "held",
     "matrix_of",
+    "vector_rows",
 ]

@@ -136,8 +136,7 @@ class ItemTable:
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there."""
-        rows = self._table.select_in(["item_id"], column="item_id", values=list(dict.fromkeys(ids)))
-        return set(rows["item_id"].to_pylist())
+        return set(self._table.keys_in(list(dict.fromkeys(ids))))
 
     def page(self, after: str | None, limit: int) -> list[StoredItem]:
         """The items that follow an id, ordered by id (UTF-8 bytes).

@@ -19,6 +19,7 @@ from lancedb.index import BTree
 from ..errors import ServiceError
 from .database import Database, is_conflict, is_gone, is_in, literal, translated
 from .indexes import pays_for_merge
+from .merges import whole_rows
 from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
@@ -41,6 +42,7 @@ ROWS_BEFORE_OPTIMISE = 100_000
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
+KEYS_WHOLE_SHARE = 1 / 256  # of a table's rows looked for, from which reading all keys, to keep them, is worth it
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
 #: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
@@ -103,14 +105,14 @@ class Table:
             return self._handle
 
     def _opened(self, *, create: bool) -> Any:
-        connection = self._database.connection
         try:
-            return connection.open_table(self.name)
+            return self._database.connection.open_table(self.name)
         except ValueError as error:
             if not is_gone(error):
                 raise
         if not create:
             return None
+        connection = self._database.connection
         schema = self._schema.with_metadata({_INCARNATION: uuid.uuid4().hex})
         try:
             handle = connection.create_table(self.name, schema=schema)
@@ -217,6 +219,19 @@ class Table:
             return rows.filter(wanted).select(list(columns))
         return select_in(self.select, columns, column=column, values=values)
 
+    def keys_in(self, values: Sequence[str]) -> list[str]:
+        """Those of the values that are keys of the newest version.
+
+        For many values of a table that changes rarely: the keys are read once and kept.
+        """
+        kept = self._key_order
+        if kept is None or (kept.incarnation, kept.version) != self.state():
+            if len(values) < KEYS_WHOLE_SHARE * self.count():
+                return _texts(self.select_in([self.key], column=self.key, values=values)[self.key])
+            kept = self.key_order(self.snapshot())
+        # The short list is the one that is hashed.
+        return _texts(kept.keys.filter(pc.is_in(kept.keys, value_set=pa.array(values, pa.string()))))
+
     def key_order(self, snapshot: Snapshot) -> KeyOrder:
         """The keys of a snapshot in order. Those of the newest version read are kept for the next reader."""
         kept = self._key_order
@@ -278,11 +293,11 @@ class Table:
             if update:
                 builder = builder.when_matched_update_all(where=condition)
             # "null" leaves absent vectors as they are; "error" would call them vectors of a wrong length.
-            result = builder.execute(_whole(rows, handle.schema), on_bad_vectors="null")
+            result = builder.execute(whole_rows(rows, handle.schema), on_bad_vectors="null")
             return Merged(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
 
         # Rows of a fragment in order of the key make ordered reads read files front to back.
-        rows = ordered(rows, by=self.key)
+        rows = ordered(rows, by=self.key, gather=False)
         merged = self._commit(f"writing {rows.num_rows} rows to {self.name}", act)
         self._wrote(rows.num_rows)
         return merged
@@ -339,6 +354,8 @@ class Table:
             self._database.drop(self.name)
 
     def _commit(self, what: str, act: Callable[[Any], _Result]) -> _Result:
+        if self._database.read_only:
+            raise ServiceError("READ_ONLY", f"{what} was refused: this server is a read-only replica", operation=what)
         deadline = time.monotonic() + COMMIT_SECONDS
         pause = 0.01  # s
         with self._writing:
@@ -387,17 +404,10 @@ class Table:
         tidy(handle, keep=self._database.keep_versions or KEEP_VERSIONS)
 
 
+def _texts(column: pa.Array | pa.ChunkedArray) -> list[str]:
+    texts: list[str] = column.to_pylist()
+    return texts
+
+
 def _delete(handle: Any, *, where: str) -> None:
     handle.delete(where)
-
-
-def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with every column of the table: lance must not be given some columns of a row alone.
-
-    That is slow, since it rewrites these columns for every row of the fragments touched, and it panics once the key's
-    index covers a part of the table.
-    """
-    columns = [
-        rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type) for field in schema
-    ]
-    return pa.table(columns, names=schema.names).cast(schema)

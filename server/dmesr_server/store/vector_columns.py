@@ -117,6 +117,24 @@ def rows_of(item_ids: Sequence[str], columns: Mapping[str, SourceColumn], known:
     return pa.table(arrays)
 
 
+def vector_rows(
+    ids: pa.StringArray, columns: Mapping[str, pa.FixedSizeListArray], hashes: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """As :func:`rows_of`, of Arrow's arrays and without a look at the numbers, which are not copied.
+
+    Args:
+        ids: N ids, each once.
+        columns: By source, N fixed-size lists of finite float32.
+        hashes: By source, the hash of each vector.
+    """
+    arrays: dict[str, pa.Array] = {"item_id": ids}
+    for source, column in columns.items():
+        vector_name, hash_name = column_names(source)
+        arrays[vector_name] = column
+        arrays[hash_name] = pa.array(hashes[source], pa.string())
+    return pa.table(arrays)
+
+
 def _source_not_found(source: str, known: Mapping[str, int]) -> ServiceError:
     names = ", ".join(sorted(known)) or "none yet"
     return ServiceError(

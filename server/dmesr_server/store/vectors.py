@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import ServiceError
 from .database import Database, encoded
+from .fingerprints import fingerprint_of, update_with_texts
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
 from .tables import READ_WHOLE_SHARE, Table, incarnation
@@ -58,6 +59,7 @@ class VectorTable:
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
 
         self.uri = database.uri
+        self._read_only = database.read_only
 
     @property
     def name(self) -> str:
@@ -97,6 +99,8 @@ class VectorTable:
             ServiceError: DIMENSION_MISMATCH when it is there with another width.
         """
         known = self.sources().get(source)
+        if known is None and self._read_only:
+            return  # whoever writes it will declare it
         if known is None:
             try:
                 self._table.change(f"declaring {source}", lambda handle: handle.add_columns(source_fields(source, dim)))
@@ -137,18 +141,32 @@ class VectorTable:
         known = self.sources()
         rows = rows_of(item_ids, columns, known)
         last = {item_id: index for index, item_id in enumerate(item_ids)}
-        rows = rows.take(pa.array(list(last.values()), pa.int64()))
-        todo = rows
-        outcomes: dict[str, RowOutcome] = {}
-        while todo.num_rows:
-            todo = self._write_round(todo, outcomes=outcomes)
+        if len(last) < len(item_ids):
+            rows = rows.take(pa.array(list(last.values()), pa.int64()))
+        outcomes = self._upsert(rows)
         return [outcomes[item_id] for item_id in item_ids]
+
+    def upsert_rows(self, rows: pa.Table) -> list[RowOutcome]:
+        """As :meth:`upsert`, of rows that are made and looked at already; see :func:`vector_rows`.
+
+        Args:
+            rows: Each id once. The sources must have been declared.
+        """
+        outcomes = self._upsert(rows)
+        return [outcomes[item_id] for item_id in rows["item_id"].to_pylist()]
+
+    def _upsert(self, rows: pa.Table) -> dict[str, RowOutcome]:
+        outcomes: dict[str, RowOutcome] = {}
+        while rows.num_rows:
+            rows = self._write_round(rows, outcomes=outcomes)
+        return outcomes
 
     def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome]) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = rows["item_id"].combine_chunks()
-        stored = self._table.select_in(["item_id", *given], column="item_id", values=ids.to_pylist())
+        dims = self.sources()
+        stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
         position = pc.index_in(ids, stored["item_id"].combine_chunks())
         same = pa.array(np.ones(len(ids), bool))
         fresh = pa.array(np.ones(len(ids), bool))
@@ -162,20 +180,42 @@ class VectorTable:
         for item_id, unchanged, inserted in zip(ids.to_pylist(), same.to_pylist(), fresh.to_pylist(), strict=True):
             outcomes.setdefault(item_id, "unchanged" if unchanged else "inserted" if inserted else "updated")
         changed = pc.invert(same)
-        rows = rows.filter(changed)
-        return self._merge(rows) if rows.num_rows else rows
+        if pc.any(same).as_py():
+            rows = rows.filter(changed)
+            position = position.filter(changed)
+        if not rows.num_rows:
+            return rows
+        if not self._others(rows, dims) and self.sources() == dims:
+            return self._merge(rows, stored=stored, position=position, others=[])
+        return self._merge_with_others(rows)
 
-    def _merge(self, rows: pa.Table) -> pa.Table:
+    def _others(self, rows: pa.Table, dims: Mapping[str, int]) -> list[str]:
+        """The columns of the sources that are not written."""
+        return [name for source in dims for name in column_names(source) if name not in rows.column_names]
+
+    def _merge_with_others(self, rows: pa.Table) -> pa.Table:
         ids = rows["item_id"].to_pylist()
         while True:
             # The sources are asked for again after the read: one that another writer declared in between would
             # otherwise be written over with null, under a stamp that is right.
             dims = self.sources()
-            others = [name for source in dims for name in column_names(source) if name not in rows.column_names]
+            others = self._others(rows, dims)
             stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
             if self.sources() == dims:
                 break
         position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
+        return self._merge(rows, stored=stored, position=position, others=others)
+
+    def _merge(self, rows: pa.Table, *, stored: pa.Table, position: pa.Array, others: Sequence[str]) -> pa.Table:
+        """Writes whole rows, unless another writer was quicker.
+
+        Args:
+            rows: What is written.
+            stored: The rows that are there, with their stamps and the other sources.
+            position: Where among these each row is; null where it is not.
+            others: The columns to be taken over.
+        """
+        ids = rows["item_id"].to_pylist()
         whole = rows
         for name in others:
             # Other writers may have filled these columns; what they hold is written again.
@@ -332,7 +372,7 @@ class VectorTable:
         key = (incarnation(snapshot.schema), snapshot.version, tuple(sources))
         known = self._fingerprints.get(key)
         if known is None:
-            known = self._fingerprints[key] = _fingerprint(snapshot, key)
+            known = self._fingerprints[key] = fingerprint_of(snapshot, key)
             while len(self._fingerprints) > KEPT_FINGERPRINTS:
                 self._fingerprints.pop(next(iter(self._fingerprints)), None)
         return known
@@ -348,29 +388,3 @@ class VectorTable:
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
-
-
-def _fingerprint(snapshot: Snapshot, key: tuple[bytes, int, tuple[str, ...]]) -> str:
-    table, _, sources = key
-    dims = source_dims(snapshot.schema)
-    vector_columns(sources, dims)  # refuses unknown ones
-    names = [column_names(source)[1] for source in sources]
-    rows = snapshot.select(["item_id", *dict.fromkeys(names)]).combine_chunks()
-    rows = rows.take(pc.sort_indices(rows["item_id"]))
-    total = hashlib.sha256(repr((table, rows.num_rows, [(source, dims[source]) for source in sources])).encode())
-    for column in ("item_id", *names):
-        update_with_texts(total, pc.fill_null(rows[column], ""))  # no hash is empty
-    return total.hexdigest()
-
-
-def update_with_texts(total: hashlib._Hash, column: pa.ChunkedArray) -> None:
-    """Adds a column to a hash: lengths and then the texts end to end, so that no two columns give the same bytes."""
-    texts = column.combine_chunks().cast(pa.large_string())
-    total.update(pc.binary_length(texts).cast(pa.int64()).to_numpy().astype("<i8").tobytes())
-    total.update(_text_bytes(texts))
-
-
-def _text_bytes(texts: pa.Array) -> memoryview:
-    _, offsets, data = texts.buffers()
-    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return memoryview(data)[int(bounds[0]) : int(bounds[-1])] if data is not None else memoryview(b"")
