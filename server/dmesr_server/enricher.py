@@ -274,8 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bound_malloc() -> None:
     """Has glibc's threads share two heaps; other C libraries go on as they are.
 
-    A heap for each thread, as it is by itself, keeps what a short-lived thread freed: with a hundred batches of pictures
-    and vectors the process grew by 125 MB from 1,000 to 10,000 items, of which this leaves 45.
+    A heap for each thread, as it is by itself, keeps what each of them freed: the process grew by 125 MB between 1,000
+    and 10,000 items, and grows by half as much this way.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

@@ -250,7 +250,7 @@ _BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
     "sasrec": {},
     "gru4rec": {"backbone__layers": 1},  # one layer did best in its paper
     # It learns from a share of the events at a time, so it needs more epochs; blocks that normalise last, a warm start.
-    "bert4rec": {"optimiser__epochs": 80, "optimiser__patience": 40, "optimiser__warmup_steps": 100},
+    "bert4rec": {"optimiser__epochs": 40, "optimiser__warmup_steps": 100, "backbone__hidden_share": 0.4},
 }
 BACKBONES = tuple(_BACKBONE_PRESETS)
 
