@@ -63,6 +63,7 @@ class ServerInfo:
     packages: Mapping[str, str]  # versions by name
     workers: int = 1  # processes that answer at the address
     worker: int = 0  # which of them answered this time
+    read_only: bool = False  # a replica: it refuses every call that would change something
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class AsyncAdmin:
             packages=dict(answer.packages),
             workers=answer.workers,
             worker=answer.worker,
+            read_only=answer.read_only,
         )
 
     async def store_stats(self) -> StoreStats:

@@ -40,7 +40,7 @@ from dmesr_server.api.admin import AdminServicer
 from dmesr_server.api.auto_enrichment import AutoEnrichment
 from dmesr_server.api.embeddings import EmbeddingServicer
 from dmesr_server.api.enrichment import EnrichmentServicer
-from dmesr_server.api.interceptors import CallInterceptor, Interceptor, TokenInterceptor
+from dmesr_server.api.interceptors import CallInterceptor, Interceptor, ReadOnlyInterceptor, TokenInterceptor
 from dmesr_server.api.items import ItemServicer
 from dmesr_server.api.models import ModelServicer
 from dmesr_server.api.parts import Parts
@@ -113,7 +113,7 @@ async def _serve(
     try:
         server, health = _server(parts, shared_port=line is not None)
         port = _bind(server, config.server)
-        supervisor = EnricherSupervisor(config) if enricher else None
+        supervisor = EnricherSupervisor(config) if enricher and not config.server.read_only else None
         await server.start()
         background = [asyncio.create_task(parts.serving.run(), name="serving")]
         if parts.keeps_house:
@@ -143,13 +143,18 @@ async def _serve(
 
 
 def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
-    keeps_house = line is None or line.number == 0
+    read_only = config.server.read_only
+    keeps_house = not read_only and (line is None or line.number == 0)
     store = Store(
-        uri=config.store.uri, keep_versions=timedelta(seconds=config.store.keep_versions_seconds), tidied=True
+        uri=config.store.uri,
+        keep_versions=timedelta(seconds=config.store.keep_versions_seconds),
+        tidied=True,
+        read_only=read_only,
     )
-    control = Control(config.store.resolved_control_url)
+    control = Control(config.store.resolved_control_url, read_only=read_only)
     control.migrate()
-    control.catalogs.ensure_default()
+    if not read_only:
+        control.catalogs.ensure_default()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
     owner = f"api-{socket.gethostname()}-{os.getpid()}"
@@ -208,6 +213,8 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     interceptors: list[Interceptor] = []
     if config.server.token is not None:
         interceptors.append(TokenInterceptor(config.server.token))
+    if config.server.read_only:
+        interceptors.append(ReadOnlyInterceptor())
     interceptors.append(CallInterceptor(max_message_bytes=config.limits.max_message_bytes))
     server = grpc.aio.server(
         interceptors=interceptors,

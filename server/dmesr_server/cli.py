@@ -31,6 +31,10 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer at the port, on one store.", show_default="1")
     ] = None,
+    read_only: Annotated[
+        bool | None,
+        typer.Option("--read-only", help="A replica: answers from a store that another server writes; no enricher."),
+    ] = None,
     store: _Store = None,
     describer: _Describer = None,
     enricher: Annotated[bool, typer.Option("--enricher/--no-enricher", help="Run an enricher beside the API.")] = True,
@@ -49,6 +53,8 @@ def serve(
 
         dmesr-cli serve --workers 4
 
+        dmesr-cli serve --read-only --store /srv/films --port 50052
+
         dmesr-cli serve --store /srv/films --port 50060 --auto-enrich
 
         dmesr-cli serve --config dmesr.toml --no-enricher
@@ -59,6 +65,7 @@ def serve(
             "server.host": host,
             "server.port": port,
             "server.workers": workers,
+            "server.read_only": read_only,
             "store.uri": store,
             "enrichment.describer": describer,
             "enrichment.auto": auto_enrich,

@@ -33,6 +33,7 @@ class ServerConfig(_Section):
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None  # PEM
     workers: int = Field(default=1, ge=1, le=256)  # processes that answer at the port; one of them adapts and tidies
+    read_only: bool = False  # a replica: it follows the writing server on the same store and changes nothing
     grace_seconds: float = Field(default=10.0, ge=0)  # calls in flight at SIGTERM get this long
     picture_roots: tuple[Path, ...] = ()  # folders from which picture URIs may be read
 

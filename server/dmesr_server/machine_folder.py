@@ -13,11 +13,11 @@ from dmesr_server.encoding_socket import run_folder
 
 @contextmanager
 def machine_folder(config: Config) -> Iterator[Path]:
-    """The folder `run` of the store; a temporary one, gone at the end, where the store is elsewhere.
+    """The folder `run` of the store; a temporary one, gone at the end, where that is elsewhere or may not be written.
 
     Whatever is in there can be made again.
     """
-    beside = run_folder(config.store.folder)
+    beside = None if config.server.read_only else run_folder(config.store.folder)
     if beside is not None:
         yield beside
         return

@@ -48,7 +48,10 @@ async def run(config: Config, *, enricher: bool = True, ready_file: Path | None 
                     worker.send(messages)
 
         workers += [_WorkerSupervisor(config, number, folder, pass_on) for number in range(config.server.workers)]
-        supervisors: list[Supervisor] = [*workers, *([EnricherSupervisor(config)] if enricher else [])]
+        supervisors: list[Supervisor] = [
+            *workers,
+            *([EnricherSupervisor(config)] if enricher and not config.server.read_only else []),
+        ]
         running: list[asyncio.Task[None]] = []
         try:
             # The first one alone: it makes and migrates the store, and where it cannot start, one line says why.

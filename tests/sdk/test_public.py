@@ -130,8 +130,10 @@ def test_the_sdk_makes_every_call_of_the_wire():
 
 def test_only_reads_and_calls_with_an_identity_are_sent_twice():
     assert {name for name, rpc in RPCS.items() if not rpc.idempotent} == {
+        "AdminService/CompactStore",
         "AdminService/CreateCatalog",
         "AdminService/DropCatalog",
+        "AdminService/SnapshotStore",
         "EmbeddingService/PinEmbeddings",
         "EmbeddingService/ReleasePin",
         "EmbeddingService/WriteEmbeddings",

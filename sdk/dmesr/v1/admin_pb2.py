@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64mesr/v1/admin.proto\x12\x08\x64mesr.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"y\n\x07\x43\x61talog\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05items\x18\x05 \x01(\x03\"F\n\x14\x43reateCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\";\n\x15\x43reateCatalogResponse\x12\"\n\x07\x63\x61talog\x18\x01 \x01(\x0b\x32\x11.dmesr.v1.Catalog\"\x15\n\x13ListCatalogsRequest\";\n\x14ListCatalogsResponse\x12#\n\x08\x63\x61talogs\x18\x01 \x03(\x0b\x32\x11.dmesr.v1.Catalog\"\"\n\x12\x44ropCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44ropCatalogResponse\"\x16\n\x14GetServerInfoRequest\"\xf8\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_items_per_batch\x18\x02 \x01(\x05\x12\x18\n\x10max_ids_per_call\x18\x03 \x01(\x05\x12\x19\n\x11max_item_id_bytes\x18\x04 \x01(\x05\x12\x1b\n\x13max_attribute_bytes\x18\x05 \x01(\x05\x12\x19\n\x11max_picture_bytes\x18\x06 \x01(\x03\x12\x1a\n\x12max_picture_pixels\x18\x07 \x01(\x03\x12\r\n\x05max_k\x18\x08 \x01(\x05\x12\x1e\n\x16max_histories_per_call\x18\t \x01(\x05\"\xe1\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.dmesr.v1.Limits\x12\x11\n\tdescriber\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65scriber_is_mllm\x18\x05 \x01(\x08\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x13\n\x0b\x61uto_enrich\x18\x07 \x01(\x08\x12\x16\n\x0elive_enrichers\x18\x08 \x01(\x05\x12?\n\x08packages\x18\t \x03(\x0b\x32-.dmesr.v1.GetServerInfoResponse.PackagesEntry\x12\x0f\n\x07workers\x18\n \x01(\x05\x12\x0e\n\x06worker\x18\x0b \x01(\x05\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x14GetStoreStatsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"|\n\nTableStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\r\n\x05\x66iles\x18\x05 \x01(\x03\x12\x10\n\x08versions\x18\x06 \x01(\x03\x12\x11\n\tfragments\x18\x07 \x01(\x03\"J\n\x15GetStoreStatsResponse\x12$\n\x06tables\x18\x01 \x03(\x0b\x32\x14.dmesr.v1.TableStats\x12\x0b\n\x03uri\x18\x02 \x01(\t\"&\n\x13\x43ompactStoreRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"p\n\x14\x43ompactStoreResponse\x12\r\n\x05table\x18\x01 \x01(\t\x12$\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x14.dmesr.v1.TableStats\x12#\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x14.dmesr.v1.TableStats\"$\n\x14SnapshotStoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\rSnapshotTable\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"a\n\x08Snapshot\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\r\n\x05\x66iles\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.dmesr.v1.SnapshotTable\"K\n\x15SnapshotStoreResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12$\n\x08snapshot\x18\x02 \x01(\x0b\x32\x12.dmesr.v1.Snapshot2\xc4\x04\n\x0c\x41\x64minService\x12P\n\rCreateCatalog\x12\x1e.dmesr.v1.CreateCatalogRequest\x1a\x1f.dmesr.v1.CreateCatalogResponse\x12M\n\x0cListCatalogs\x12\x1d.dmesr.v1.ListCatalogsRequest\x1a\x1e.dmesr.v1.ListCatalogsResponse\x12J\n\x0b\x44ropCatalog\x12\x1c.dmesr.v1.DropCatalogRequest\x1a\x1d.dmesr.v1.DropCatalogResponse\x12P\n\rGetServerInfo\x12\x1e.dmesr.v1.GetServerInfoRequest\x1a\x1f.dmesr.v1.GetServerInfoResponse\x12P\n\rGetStoreStats\x12\x1e.dmesr.v1.GetStoreStatsRequest\x1a\x1f.dmesr.v1.GetStoreStatsResponse\x12O\n\x0c\x43ompactStore\x12\x1d.dmesr.v1.CompactStoreRequest\x1a\x1e.dmesr.v1.CompactStoreResponse0\x01\x12R\n\rSnapshotStore\x12\x1e.dmesr.v1.SnapshotStoreRequest\x1a\x1f.dmesr.v1.SnapshotStoreResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64mesr/v1/admin.proto\x12\x08\x64mesr.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"y\n\x07\x43\x61talog\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05items\x18\x05 \x01(\x03\"F\n\x14\x43reateCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\";\n\x15\x43reateCatalogResponse\x12\"\n\x07\x63\x61talog\x18\x01 \x01(\x0b\x32\x11.dmesr.v1.Catalog\"\x15\n\x13ListCatalogsRequest\";\n\x14ListCatalogsResponse\x12#\n\x08\x63\x61talogs\x18\x01 \x03(\x0b\x32\x11.dmesr.v1.Catalog\"\"\n\x12\x44ropCatalogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44ropCatalogResponse\"\x16\n\x14GetServerInfoRequest\"\xf8\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1b\n\x13max_items_per_batch\x18\x02 \x01(\x05\x12\x18\n\x10max_ids_per_call\x18\x03 \x01(\x05\x12\x19\n\x11max_item_id_bytes\x18\x04 \x01(\x05\x12\x1b\n\x13max_attribute_bytes\x18\x05 \x01(\x05\x12\x19\n\x11max_picture_bytes\x18\x06 \x01(\x03\x12\x1a\n\x12max_picture_pixels\x18\x07 \x01(\x03\x12\r\n\x05max_k\x18\x08 \x01(\x05\x12\x1e\n\x16max_histories_per_call\x18\t \x01(\x05\"\xf4\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.dmesr.v1.Limits\x12\x11\n\tdescriber\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65scriber_is_mllm\x18\x05 \x01(\x08\x12\x0f\n\x07\x65ncoder\x18\x06 \x01(\t\x12\x13\n\x0b\x61uto_enrich\x18\x07 \x01(\x08\x12\x16\n\x0elive_enrichers\x18\x08 \x01(\x05\x12?\n\x08packages\x18\t \x03(\x0b\x32-.dmesr.v1.GetServerInfoResponse.PackagesEntry\x12\x0f\n\x07workers\x18\n \x01(\x05\x12\x0e\n\x06worker\x18\x0b \x01(\x05\x12\x11\n\tread_only\x18\x0c \x01(\x08\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x14GetStoreStatsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"|\n\nTableStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\r\n\x05\x66iles\x18\x05 \x01(\x03\x12\x10\n\x08versions\x18\x06 \x01(\x03\x12\x11\n\tfragments\x18\x07 \x01(\x03\"J\n\x15GetStoreStatsResponse\x12$\n\x06tables\x18\x01 \x03(\x0b\x32\x14.dmesr.v1.TableStats\x12\x0b\n\x03uri\x18\x02 \x01(\t\"&\n\x13\x43ompactStoreRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"p\n\x14\x43ompactStoreResponse\x12\r\n\x05table\x18\x01 \x01(\t\x12$\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x14.dmesr.v1.TableStats\x12#\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x14.dmesr.v1.TableStats\"$\n\x14SnapshotStoreRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\rSnapshotTable\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"a\n\x08Snapshot\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\r\n\x05\x66iles\x18\x02 \x01(\x03\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.dmesr.v1.SnapshotTable\"K\n\x15SnapshotStoreResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12$\n\x08snapshot\x18\x02 \x01(\x0b\x32\x12.dmesr.v1.Snapshot2\xc4\x04\n\x0c\x41\x64minService\x12P\n\rCreateCatalog\x12\x1e.dmesr.v1.CreateCatalogRequest\x1a\x1f.dmesr.v1.CreateCatalogResponse\x12M\n\x0cListCatalogs\x12\x1d.dmesr.v1.ListCatalogsRequest\x1a\x1e.dmesr.v1.ListCatalogsResponse\x12J\n\x0b\x44ropCatalog\x12\x1c.dmesr.v1.DropCatalogRequest\x1a\x1d.dmesr.v1.DropCatalogResponse\x12P\n\rGetServerInfo\x12\x1e.dmesr.v1.GetServerInfoRequest\x1a\x1f.dmesr.v1.GetServerInfoResponse\x12P\n\rGetStoreStats\x12\x1e.dmesr.v1.GetStoreStatsRequest\x1a\x1f.dmesr.v1.GetStoreStatsResponse\x12O\n\x0c\x43ompactStore\x12\x1d.dmesr.v1.CompactStoreRequest\x1a\x1e.dmesr.v1.CompactStoreResponse0\x01\x12R\n\rSnapshotStore\x12\x1e.dmesr.v1.SnapshotStoreRequest\x1a\x1f.dmesr.v1.SnapshotStoreResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,27 +43,27 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LIMITS']._serialized_start=491
   _globals['_LIMITS']._serialized_end=739
   _globals['_GETSERVERINFORESPONSE']._serialized_start=742
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=1095
-  _globals['_GETSERVERINFORESPONSE_PACKAGESENTRY']._serialized_start=1048
-  _globals['_GETSERVERINFORESPONSE_PACKAGESENTRY']._serialized_end=1095
-  _globals['_GETSTORESTATSREQUEST']._serialized_start=1097
-  _globals['_GETSTORESTATSREQUEST']._serialized_end=1136
-  _globals['_TABLESTATS']._serialized_start=1138
-  _globals['_TABLESTATS']._serialized_end=1262
-  _globals['_GETSTORESTATSRESPONSE']._serialized_start=1264
-  _globals['_GETSTORESTATSRESPONSE']._serialized_end=1338
-  _globals['_COMPACTSTOREREQUEST']._serialized_start=1340
-  _globals['_COMPACTSTOREREQUEST']._serialized_end=1378
-  _globals['_COMPACTSTORERESPONSE']._serialized_start=1380
-  _globals['_COMPACTSTORERESPONSE']._serialized_end=1492
-  _globals['_SNAPSHOTSTOREREQUEST']._serialized_start=1494
-  _globals['_SNAPSHOTSTOREREQUEST']._serialized_end=1530
-  _globals['_SNAPSHOTTABLE']._serialized_start=1532
-  _globals['_SNAPSHOTTABLE']._serialized_end=1608
-  _globals['_SNAPSHOT']._serialized_start=1610
-  _globals['_SNAPSHOT']._serialized_end=1707
-  _globals['_SNAPSHOTSTORERESPONSE']._serialized_start=1709
-  _globals['_SNAPSHOTSTORERESPONSE']._serialized_end=1784
-  _globals['_ADMINSERVICE']._serialized_start=1787
-  _globals['_ADMINSERVICE']._serialized_end=2367
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=1114
+  _globals['_GETSERVERINFORESPONSE_PACKAGESENTRY']._serialized_start=1067
+  _globals['_GETSERVERINFORESPONSE_PACKAGESENTRY']._serialized_end=1114
+  _globals['_GETSTORESTATSREQUEST']._serialized_start=1116
+  _globals['_GETSTORESTATSREQUEST']._serialized_end=1155
+  _globals['_TABLESTATS']._serialized_start=1157
+  _globals['_TABLESTATS']._serialized_end=1281
+  _globals['_GETSTORESTATSRESPONSE']._serialized_start=1283
+  _globals['_GETSTORESTATSRESPONSE']._serialized_end=1357
+  _globals['_COMPACTSTOREREQUEST']._serialized_start=1359
+  _globals['_COMPACTSTOREREQUEST']._serialized_end=1397
+  _globals['_COMPACTSTORERESPONSE']._serialized_start=1399
+  _globals['_COMPACTSTORERESPONSE']._serialized_end=1511
+  _globals['_SNAPSHOTSTOREREQUEST']._serialized_start=1513
+  _globals['_SNAPSHOTSTOREREQUEST']._serialized_end=1549
+  _globals['_SNAPSHOTTABLE']._serialized_start=1551
+  _globals['_SNAPSHOTTABLE']._serialized_end=1627
+  _globals['_SNAPSHOT']._serialized_start=1629
+  _globals['_SNAPSHOT']._serialized_end=1726
+  _globals['_SNAPSHOTSTORERESPONSE']._serialized_start=1728
+  _globals['_SNAPSHOTSTORERESPONSE']._serialized_end=1803
+  _globals['_ADMINSERVICE']._serialized_start=1806
+  _globals['_ADMINSERVICE']._serialized_end=2386
 # @@protoc_insertion_point(module_scope)

@@ -256,6 +256,7 @@ class GetServerInfoResponse(Message):
     PACKAGES_FIELD_NUMBER: int
     WORKERS_FIELD_NUMBER: int
     WORKER_FIELD_NUMBER: int
+    READ_ONLY_FIELD_NUMBER: int
     version: str
     """The version of the software."""
     schema_version: int
@@ -274,6 +275,8 @@ class GetServerInfoResponse(Message):
     """Processes that answer at this address."""
     worker: int
     """Which of them answered, from 0. A connection stays with one of them; a new one may go to another."""
+    read_only: bool
+    """True for a replica: it refuses every call that would change something."""
     @property
     def limits(self) -> Limits:
         """The limits."""
@@ -296,9 +299,10 @@ class GetServerInfoResponse(Message):
         packages: Mapping[str, str] | None = ...,
         workers: int = ...,
         worker: int = ...,
+        read_only: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["limits", b"limits"]) -> bool: ...
-    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "packages", b"packages", "schema_version", b"schema_version", "version", b"version", "worker", b"worker", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "packages", b"packages", "read_only", b"read_only", "schema_version", b"schema_version", "version", b"version", "worker", b"worker", "workers", b"workers"]) -> None: ...
 
 @final
 class GetStoreStatsRequest(Message):

@@ -125,6 +125,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             packages=self._packages,
             workers=config.server.workers,
             worker=self._parts.worker,
+            read_only=config.server.read_only,
         )
 
     def _stats(self, request: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:

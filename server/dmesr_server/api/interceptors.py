@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from dmesr_server.control import read_only_refusal
 from dmesr_server.errors import ServiceError
 
 DOMAIN = "dmesr"
@@ -96,6 +97,51 @@ class TokenInterceptor(Interceptor):
             handler,
             ServiceError("UNAUTHENTICATED", f"the call {wrong}; send the metadata 'authorization: Bearer TOKEN'"),
         )
+
+
+#: The calls that change nothing. Whatever is not named here is refused by a read-only replica.
+READING = frozenset(
+    {
+        "AdminService/ListCatalogs",
+        "AdminService/GetServerInfo",
+        "AdminService/GetStoreStats",
+        "EmbeddingService/ListRecipes",
+        "EmbeddingService/GetEmbeddingStats",
+        "EmbeddingService/ReadEmbeddings",
+        "EmbeddingService/FindNeighbours",
+        "EnrichmentService/EstimateJob",
+        "EnrichmentService/GetJob",
+        "EnrichmentService/ListJobs",
+        "EnrichmentService/WatchJob",
+        "EnrichmentService/GetDescriptions",
+        "EnrichmentService/ListDescriptions",
+        "EnrichmentService/PreviewPrompt",
+        "EnrichmentService/GetEnrichmentStats",
+        "ItemService/GetItems",
+        "ItemService/ListItems",
+        "ItemService/FindMissingPictures",
+        "ItemService/GetPicture",
+        "ModelService/GetModel",
+        "ModelService/ListModels",
+        "ModelService/ListAliases",
+        "RecommendationService/Recommend",
+        "RecommendationService/BatchRecommend",
+    }
+)
+
+
+class ReadOnlyInterceptor(Interceptor):
+    """Lets in only calls that change nothing."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Hands the call on, or answers FAILED_PRECONDITION."""
+        method: str = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith(_OPEN) or method.removeprefix("/dmesr.v1.") in READING:
+            return handler
+        return _refusing(handler, read_only_refusal())
 
 
 def _refusing(handler: Handler, error: ServiceError) -> Handler:

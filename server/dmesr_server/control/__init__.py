@@ -5,6 +5,7 @@ Everything here blocks and is safe for any thread; asyncio callers use threads. 
 
 from .catalogs import CatalogRow
 from .control import Control
+from .database import read_only_refusal
 from .jobs import ClaimedJob, JobRow, JobState
 from .leases import Lease
 from .models import AliasRow, ModelRow, ModelState
@@ -26,4 +27,5 @@ __all__ = [
     "PinRow",
     "RecipeRow",
     "SplitRow",
+    "read_only_refusal",
 ]

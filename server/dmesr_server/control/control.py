@@ -18,16 +18,17 @@ from .splits import Splits
 class Control:
     """Catalogs, recipes, jobs, leases, models, aliases, splits, pins. Safe for any thread; processes may share one."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, *, read_only: bool = False):
         """Prepares connections; call :meth:`migrate` before anything else.
 
         Args:
             url: An SQLAlchemy URL, for instance "sqlite:////var/lib/dmesr/control.sqlite".
+            read_only: Write nothing.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when the URL cannot be used.
         """
-        self._database = Database(url=url)
+        self._database = Database(url=url, read_only=read_only)
         self.catalogs = Catalogs(database=self._database)
         self.recipes = Recipes(database=self._database)
         self.jobs = Jobs(database=self._database)

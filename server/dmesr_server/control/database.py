@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import alembic.command
 import alembic.config
@@ -35,15 +36,17 @@ def now() -> datetime:
 class Database:
     """The control database. Safe for any thread; several processes may share it."""
 
-    def __init__(self, *, url: str):
+    def __init__(self, *, url: str, read_only: bool = False):
         """Prepares connections; nothing is read or written yet.
 
         Args:
             url: An SQLAlchemy URL. The folder of a SQLite file is made when it is not there.
+            read_only: Write nothing, not even what a database's own files note of their readers.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when the URL cannot be used.
         """
+        self.read_only = read_only
         try:
             parsed = sa.make_url(url)
             self.shown_url = parsed.render_as_string(hide_password=True)
@@ -53,15 +56,16 @@ class Database:
                         "STORE_UNAVAILABLE",
                         f"the control database {self.shown_url} is no file: processes could not share it; name a file",
                     )
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = sa.create_engine(parsed, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW)
+                if not read_only:
+                    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = _read_only_engine(parsed) if read_only else _engine(parsed)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, OSError) as error:
             raise ServiceError(
                 "STORE_UNAVAILABLE", f"the control database cannot be used: {error}; see store.control_url"
             ) from error
         self._writer = self._engine.execution_options(dmesr_write=True)
         if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+            sa.event.listen(self._engine, "connect", _set_up_reader if read_only else _set_up_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
 
     @contextmanager
@@ -79,8 +83,10 @@ class Database:
         """One transaction, committed at the end and undone by any exception.
 
         Raises:
-            ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
+            ServiceError: STORE_FULL, STORE_UNAVAILABLE or READ_ONLY; nothing was written.
         """
+        if self.read_only:
+            raise read_only_refusal()
         with self._translated(), self._writer.begin() as connection:
             yield connection
 
@@ -97,8 +103,8 @@ class Database:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         config.set_main_option("path_separator", "os")
-        with self.write() as connection:
-            if connection.dialect.name == "postgresql":
+        with self.read() if self.read_only else self.write() as connection:
+            if connection.dialect.name == "postgresql" and not self.read_only:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             script = ScriptDirectory.from_config(config)
             current = MigrationContext.configure(connection).get_current_revision()
@@ -109,6 +115,15 @@ class Database:
                     f"the control database {self.shown_url} was made by a newer version of this server (revision "
                     f"{current}, this server knows up to {script.get_current_head()}): upgrade the server, or point "
                     "store.control_url to another database",
+                    actual=current,
+                    expected=script.get_current_head(),
+                )
+            if current != script.get_current_head() and self.read_only:
+                raise ServiceError(
+                    "STORE_UNAVAILABLE",
+                    f"the control database {self.shown_url} was made by an older version of this server (revision "
+                    f"{current}, expected {script.get_current_head()}), and a read-only server changes nothing: start "
+                    "the writing server of this version first",
                     actual=current,
                     expected=script.get_current_head(),
                 )
@@ -155,6 +170,46 @@ class Database:
         return ServiceError(
             "STORE_UNAVAILABLE", f"the control database {self.shown_url} failed: {cause}; see that it can be reached"
         )
+
+
+def read_only_refusal() -> ServiceError:
+    """What a read-only server says to whoever wants to write."""
+    return ServiceError(
+        "READ_ONLY", "this server is a read-only replica: send writes to the server that it follows, on the same store"
+    )
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW)
+
+
+def _read_only_engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        options = {"options": "-c default_transaction_read_only=on"}
+        return sa.create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, connect_args=options)
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return _engine(url)
+    file = Path(url.database).expanduser().resolve()
+
+    def connect() -> sqlite3.Connection:
+        if not file.exists():
+            raise sqlite3.OperationalError(f"there is no file {file}: start the writing server first")
+        # While a server has the file open, its newest content is in the log beside it; readers then note themselves in
+        # a third file, unless told not to. Otherwise the file is all there is, and opening it in the usual way would
+        # make the other two.
+        logged = all(file.with_name(file.name + suffix).exists() for suffix in ("-wal", "-shm"))
+        how = "mode=ro&readonly_shm=1" if logged else "immutable=1"
+        return sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True, check_same_thread=False)
+
+    # A new connection each time: whether a server has the file open is true for a moment only.
+    return sa.create_engine(url, creator=connect, poolclass=sa.NullPool)
+
+
+def _set_up_reader(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.close()
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -169,13 +169,16 @@ class CatalogStore:
 class Store:
     """All catalogs' tables. Safe for any thread; several processes may share one."""
 
-    def __init__(self, *, uri: str, keep_versions: timedelta | None = None, tidied: bool = False):
+    def __init__(
+        self, *, uri: str, keep_versions: timedelta | None = None, tidied: bool = False, read_only: bool = False
+    ):
         """Opens the store and checks who made it.
 
         Args:
             uri: A folder (made when it is not there) or any URI of `lancedb.connect`.
             keep_versions: How long a reader may take over an unpinned version; the usual when None.
             tidied: Somebody looks after the tables in the background, so that writers need not.
+            read_only: Write nothing. The store must be there.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when it cannot be reached or was made by a newer version.
@@ -183,13 +186,14 @@ class Store:
         self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         self._catalogs: dict[str, CatalogStore] = {}
         self._lock = threading.Lock()
-        if "://" not in self.uri:
+        if "://" not in self.uri and not read_only:
             with translated(f"making the folder {self.uri}"):
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
         self._session = new_session()
         self._keep_versions = keep_versions
         self._tidied = tidied
-        self.schema_version = _check_schema(Database(uri=self.uri, session=self._session))
+        self._read_only = read_only
+        self.schema_version = _check_schema(Database(uri=self.uri, session=self._session, read_only=read_only))
 
     def catalog(self, name: str) -> CatalogStore:
         """The tables of a catalog. Whether the catalog exists is for the control database to say."""
@@ -200,6 +204,7 @@ class Store:
                     session=self._session,
                     keep_versions=self._keep_versions,
                     tidied=self._tidied,
+                    read_only=self._read_only,
                 )
                 self._catalogs[name] = CatalogStore(database=database)
             return self._catalogs[name]
@@ -225,6 +230,12 @@ def _check_schema(database: Database) -> int:
         indexed=[],
     )
     versions = marker.select(["schema_version"])["schema_version"].to_pylist()
+    if not versions and database.read_only:
+        raise ServiceError(
+            "STORE_UNAVAILABLE",
+            f"there is no store at {database.uri}, and a read-only server makes none: start the writing server first",
+            uri=database.uri,
+        )
     if not versions:
         row = [pa.array(["schema"]), pa.array([SCHEMA_VERSION], pa.int32())]
         marker.merge(pa.table(row, names=["name", "schema_version"]), update=False)

@@ -93,7 +93,13 @@ class Database:
     """One LanceDB database: the tables of one catalog."""
 
     def __init__(
-        self, *, uri: str, session: lancedb.Session, keep_versions: timedelta | None = None, tidied: bool = False
+        self,
+        *,
+        uri: str,
+        session: lancedb.Session,
+        keep_versions: timedelta | None = None,
+        tidied: bool = False,
+        read_only: bool = False,
     ):
         """Opens the database.
 
@@ -102,17 +108,45 @@ class Database:
             session: Holds the caches; databases of one store share them.
             keep_versions: How long a reader may take over an unpinned version; the usual when None.
             tidied: Somebody looks after the tables in the background, so that writers need not.
+            read_only: Write nothing; opening a folder that is not there makes none.
         """
         self.uri = uri
+        self.read_only = read_only
+        self._session = session
+        self._connection: Any = None
         self.keep_versions = keep_versions
         self.tidied = tidied
-        with translated(f"opening {uri}"):
-            # Zero: every read asks for the newest version, so other processes' writes are seen at once.
-            self.connection: Any = lancedb.connect(uri, read_consistency_interval=timedelta(0), session=session)
+        if not read_only:
+            self.connection  # noqa: B018 - a fault is told now
+
+    @property
+    def connection(self) -> Any:
+        """LanceDB's connection.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+            ValueError: The database is read only and not there: its tables were not found.
+        """
+        if self._connection is None:
+            if self.missing:
+                raise ValueError(f"the database {self.uri} was not found")
+            with translated(f"opening {self.uri}"):
+                # Zero: every read asks for the newest version, so other processes' writes are seen at once.
+                self._connection = lancedb.connect(
+                    self.uri, read_consistency_interval=timedelta(0), session=self._session
+                )
+        return self._connection
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is read only and there is no folder of it yet."""
+        return self.read_only and "://" not in self.uri and not Path(self.uri).is_dir()
 
     def names(self) -> list[str]:
         """Names of the tables, sorted."""
         names: list[str] = []
+        if self.missing:
+            return names
         with translated("listing the tables"):
             token: str | None = None
             while True:
