@@ -37,7 +37,7 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
 
 _LOG = logging.getLogger(__name__)
-_M_ARENA_MAX = -8  # of glibc's mallopt
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's mallopt
 _THREADS = 16  # for blocking calls; most of them wait for a disk
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the control database is out of reach
 _SIGN_OF_LIFE_SECONDS = 15.0  # how long `GetServerInfo` believes in an enricher that is silent
@@ -272,13 +272,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bound_malloc() -> None:
-    """Has glibc's threads share two heaps; other C libraries go on as they are.
+    """Has glibc's threads share two heaps, and gives large blocks back at once; other C libraries go on as they are.
 
-    A heap for each thread, as it is by itself, keeps what each of them freed: the process grew by 125 MB between 1,000
-    and 10,000 items, and grows by half as much this way.
+    By itself each thread keeps a heap of what it freed, and the process grew by 125 MB between 1,000 and 10,000 items.
+    Two heaps alone leave about half of that, with the threshold about a quarter.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 2)
+        library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _json(given: str) -> Mapping[str, Any]:
