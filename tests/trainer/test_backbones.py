@@ -78,6 +78,17 @@ def test_a_state_depends_on_the_order(name: str):
     assert not torch.allclose(backbone(inputs_BLD, lengths_B)[:, -1], backbone(swapped_BLD, lengths_B)[:, -1])
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("layers", "heads"), [(1, 2), (3, 1)])
+def test_one_position_alone_is_what_it_is_among_all(name: str, layers: int, heads: int):
+    backbone = create(BackboneConfig(name=name, max_history=L, layers=layers, heads=heads), dim=D).eval()
+    inputs_BLD, lengths_B = torch.randn(4, L, D), torch.tensor([L, 3, 1, 0])
+    for place_B in ((lengths_B - 1).clamp(min=0), torch.tensor([2, 0, 0, 0])):
+        expected_BLD = backbone(inputs_BLD, lengths_B)
+        got_BD = backbone.state_at(inputs_BLD, lengths_B, place_B)
+        torch.testing.assert_close(got_BD, expected_BLD[torch.arange(4), place_B], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["dmesr", "dmesr-paper", "none"])
 def test_bert4rec_reads_the_state_at_the_appended_mask(method: str, sequences: Sequences, sources: Sources):
     model = _model(method, sequences, sources).eval()

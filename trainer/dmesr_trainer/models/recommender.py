@@ -270,8 +270,11 @@ class SequentialRecommender(Recommender):
             last_B = recent_B
             vectors_BLV = self.hide(vectors_BLV, window_L == last_B[:, None])
             recent_B = recent_B + 1
-        states_BLV = self.states(vectors_BLV, recent_B)
-        return states_BLV.gather(1, last_B[:, None, None].expand(-1, 1, states_BLV.shape[2])).squeeze(1)
+        *views, _ = vectors_BLV.split([view.stop - view.start for view in self.views], dim=-1)
+        fused = self.fuse(tuple(views), recent_B)
+        states_BD = self.backbone.state_at(torch.cat(fused), recent_B.repeat(self.n_views), last_B.repeat(self.n_views))
+        states = torch.unflatten(states_BD, 0, (self.n_views, -1)).unbind(0)
+        return nn.functional.pad(torch.cat(states, dim=-1), (0, 1), value=1.0)
 
     def forward(self, batch: Batch) -> StepLoss:
         """The recommendation loss plus the method's own (eq. 8)."""

@@ -31,3 +31,21 @@ class Backbone(nn.Module, ABC):
         Returns:
             float32 [B, L, D].
         """
+
+    def state_at(self, inputs_BLD: Tensor, lengths_B: Tensor, place_B: Tensor) -> Tensor:
+        """What :meth:`forward` gives at one position of each sequence, where it can with less work.
+
+        Args:
+            inputs_BLD: As there.
+            lengths_B: As there.
+            place_B: int64; the position.
+
+        Returns:
+            float32 [B, D].
+        """
+        return at_place(self(inputs_BLD, lengths_B), place_B)
+
+
+def at_place(states_BLD: Tensor, place_B: Tensor) -> Tensor:
+    """One position of each sequence, [B, D]."""
+    return states_BLD.gather(1, place_B[:, None, None].expand(-1, 1, states_BLD.shape[2])).squeeze(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmesr_trainer.config import BackboneConfig
-from dmesr_trainer.models.backbones.base import Backbone
+from dmesr_trainer.models.backbones.base import Backbone, at_place
 from dmesr_trainer.models.dropout import ByteDropout
 
 _INITIAL_POSITION_STD = 0.02
@@ -46,13 +46,25 @@ class SasRec(Backbone):
         self.scale = math.sqrt(dim)
 
     def forward(self, inputs_BLD: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
-        steps_L = torch.arange(inputs_BLD.shape[1], device=inputs_BLD.device)
-        place_BL = (self.max_history - lengths_B[:, None] + steps_L).clamp(max=self.max_history - 1)
-        states_BLD = self.dropout(inputs_BLD * self.scale + self.positions_LD[place_BL])
+        states_BLD = self._embedded(inputs_BLD, lengths_B)
         for block in self.blocks:
             states_BLD = block(states_BLD)
         normed_BLD: Tensor = self.norm(states_BLD)
         return normed_BLD
+
+    def state_at(self, inputs_BLD: Tensor, lengths_B: Tensor, place_B: Tensor) -> Tensor:  # noqa: D102
+        states_BLD = self._embedded(inputs_BLD, lengths_B)
+        *blocks, last = self.blocks
+        for block in blocks:
+            states_BLD = block(states_BLD)
+        normed_BD: Tensor = self.norm(last.at(states_BLD, place_B))
+        return normed_BD
+
+    def _embedded(self, inputs_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+        steps_L = torch.arange(inputs_BLD.shape[1], device=inputs_BLD.device)
+        place_BL = (self.max_history - lengths_B[:, None] + steps_L).clamp(max=self.max_history - 1)
+        embedded_BLD: Tensor = self.dropout(inputs_BLD * self.scale + self.positions_LD[place_BL])
+        return embedded_BLD
 
 
 class _Block(nn.Module):
@@ -72,3 +84,23 @@ class _Block(nn.Module):
         states_BLD = states_BLD + self.dropout(self.out(met_BHLd.transpose(1, 2).flatten(2)))
         fed_BLD: Tensor = self.dropout(self.feed(self.norm_feed(states_BLD)))
         return states_BLD + fed_BLD
+
+    def at(self, states_BLD: Tensor, place_B: Tensor) -> Tensor:
+        """What :meth:`forward` gives at one position, float32 [B, D]; in eval mode alone, since nothing is dropped.
+
+        A single query needs no keys and values of all positions: q·(W_k·x) = (W_kᵀ·q)·x, the weights of the softmax
+        do not see the keys' bias, and W_v goes out of the weighted sum.
+        """
+        normed_BLD = self.norm_attention(states_BLD)
+        q_HdD, k_HdD, v_HdD = self.qkv.weight.unflatten(0, (3, self.heads, -1))
+        q_bias_Hd, _, v_bias_Hd = self.qkv.bias.unflatten(0, (3, self.heads, -1))
+        asking_B1D = at_place(normed_BLD, place_B)[:, None]
+        q_HBd = asking_B1D.transpose(0, 1) @ q_HdD.transpose(1, 2) + q_bias_Hd[:, None]
+        asked_BHD = (q_HBd @ k_HdD).transpose(0, 1) / math.sqrt(q_HdD.shape[1])
+        later_BL = torch.arange(states_BLD.shape[1], device=place_B.device) > place_B[:, None]
+        scores_BHL = (asked_BHD @ normed_BLD.transpose(1, 2)).masked_fill(later_BL[:, None], -math.inf)
+        met_BHD = scores_BHL.softmax(-1) @ normed_BLD
+        met_HBd = met_BHD.transpose(0, 1) @ v_HdD.transpose(1, 2) + v_bias_Hd[:, None]
+        state_BD = at_place(states_BLD, place_B) + self.out(met_HBd.transpose(0, 1).flatten(1))
+        fed_BD: Tensor = self.feed(self.norm_feed(state_BD))
+        return state_BD + fed_BD
