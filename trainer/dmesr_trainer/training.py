@@ -16,11 +16,11 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmesr_trainer import processes
+from dmesr_trainer import optimising, processes
 from dmesr_trainer.batching import Windows
 from dmesr_trainer.checkpoint import Checkpoint
 from dmesr_trainer.checkpoint import read as read_checkpoint
-from dmesr_trainer.config import EvaluationConfig, OptimiserConfig, TrainConfig
+from dmesr_trainer.config import EvaluationConfig, TrainConfig
 from dmesr_trainer.evaluation import Figures, evaluate, negatives
 from dmesr_trainer.models.build import build
 from dmesr_trainer.models.recommender import Recommender
@@ -249,10 +249,10 @@ class _Run:
         settings = config.optimiser
         self.config, self.sequences, self.model, self.fabric, self.on_step = config, sequences, model, fabric, on_step
         self.windows = Windows.of(config, sequences, rank=fabric.global_rank, world_size=fabric.world_size)
-        self.adam = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.adam = optimising.adam(model, settings)
         self.module, self.optimiser = fabric.setup(model, self.adam)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.adam, _learning_rate_share(settings, steps=settings.epochs * len(self.windows))
+            self.adam, optimising.learning_rate_share(settings, steps=settings.epochs * len(self.windows))
         )
         if found is not None:
             found.restore(model=model, optimiser=self.adam, schedule=self.schedule)
@@ -372,16 +372,6 @@ def _check(sequences: Sequences, config: TrainConfig) -> None:
             f"optimiser.batch_size is {config.optimiser.batch_size}, which cannot be shared among {config.devices} "
             "devices; use fewer devices or a larger batch"
         )
-
-
-def _learning_rate_share(settings: OptimiserConfig, *, steps: int) -> Callable[[int], float]:
-    def share(step: int) -> float:
-        warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-        if settings.decay == "none":
-            return warm
-        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
-
-    return share
 
 
 def _summary(result: TrainResult) -> dict[str, Any]:

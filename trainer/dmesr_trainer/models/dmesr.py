@@ -74,7 +74,7 @@ class Dmesr(SequentialRecommender):
     def semantics_inputs(self, kind: str, items_M: Tensor | None) -> list[Tensor]:
         """What the item encoder reads of these items, or of all, by source: "prepared", "present" or "groups"."""
         every = [getattr(self, f"{kind}_{place}") for place in range(len(self.sources))]
-        return every if items_M is None else [values_N[items_M] for values_N in every]
+        return every if items_M is None else [values_N.index_select(0, items_M) for values_N in every]
 
     def semantics(self, items_M: Tensor | None) -> Tensor:  # noqa: D102
         prepared, present = self.semantics_inputs("prepared", items_M), self.semantics_inputs("present", items_M)

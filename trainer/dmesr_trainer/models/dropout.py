@@ -32,4 +32,5 @@ class ByteDropout(nn.Module):
             return values
         words = torch.randint(-(2**63), 2**63 - 1, (values.numel() // 8 + 1,), device=values.device)
         kept = words.view(torch.uint8)[: values.numel()].view(values.shape) >= self.of_256
-        return values * kept * (256.0 / (256.0 - self.of_256))
+        # One factor in the numbers' own type: multiplying by bools would convert them anew, on the way back too.
+        return values * kept.to(values.dtype).mul_(256.0 / (256.0 - self.of_256))

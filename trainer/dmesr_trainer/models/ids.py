@@ -44,7 +44,7 @@ class IdPart(nn.Module):
         vectors = self.none.expand(-1, self.width) if self.vectors is None else self.vectors
         bias = self.none if self.bias is None else self.bias
         if items_M is not None:
-            vectors, bias = vectors[items_M], bias[items_M]
+            vectors, bias = vectors.index_select(0, items_M), bias.index_select(0, items_M)
         return torch.cat([vectors, bias], dim=1)
 
     def drop(self, part_MV: Tensor) -> Tensor:

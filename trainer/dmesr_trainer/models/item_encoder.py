@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmesr_trainer.config import AdapterConfig, SourcesConfig
-from dmesr_trainer.models.adapters import Adapter
+from dmesr_trainer.models.adapters import Adapter, pooled
 from dmesr_trainer.models.whitening import Whitening
 
 
@@ -41,7 +41,7 @@ class SourceEncoder(nn.Module):
     def prepare(self, vectors_ND0: Tensor, present_N: Tensor) -> Tensor:
         """What does not change in training, done once: whitening, and zeros where the source is absent."""
         there_ND0 = vectors_ND0.masked_fill(~present_N[:, None], 0.0)
-        return self.whitening(there_ND0) if self.whitening else there_ND0
+        return self.whitening(there_ND0) * present_N[:, None] if self.whitening else there_ND0
 
     def forward(self, prepared_NW: Tensor, present_N: Tensor) -> Tensor:
         """The adapted vector; zeros, and no gradient, where the source is absent."""
@@ -94,15 +94,27 @@ class ItemEncoder(nn.Module):
             prepared: Of each source, in order.
             present: bool [N] of each source.
         """
-        views = [self._coarse(self.coarse_routes(prepared, present), present)]
+        views = [self._coarse(prepared, present)]
         if self.no_fine_D is not None:
-            fine_ND = self.encoders[-1](prepared[-1], present[-1])  # eq. 4
-            views.append(fine_ND + self.no_fine_D * ~present[-1][:, None])
+            views.append(self._fine(prepared[-1], present[-1]))
         views_NV = torch.cat(views, dim=1)
         bias_N1 = self.bias(views_NV) if self.bias is not None else views_NV.new_zeros(len(views_NV), 1)
         return torch.cat([views_NV, bias_N1], dim=1)
 
-    def _coarse(self, routes: list[Tensor], present: Sequence[Tensor]) -> Tensor:
+    def _fine(self, prepared_NW: Tensor, present_N: Tensor) -> Tensor:
+        encoder = cast(SourceEncoder, self.encoders[-1])
+        if encoder.adapter.fold:
+            return pooled([encoder.adapter], [prepared_NW], present_N[:, None], absent_D=self.no_fine_D)
+        assert self.no_fine_D is not None
+        fine_ND: Tensor = encoder(prepared_NW, present_N)  # eq. 4
+        return fine_ND + self.no_fine_D * ~present_N[:, None]
+
+    def _coarse(self, prepared: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        adapters = [cast(SourceEncoder, encoder).adapter for encoder in self.encoders][: self.n_coarse]
+        if self.form == "pooled" and all(adapter.fold for adapter in adapters):
+            flags_NS = torch.stack(list(present[: self.n_coarse]), dim=1)
+            return pooled(adapters, prepared[: self.n_coarse], flags_NS)
+        routes = self.coarse_routes(prepared, present)
         if self.join is not None:
             joined_ND: Tensor = self.join(torch.cat(routes, dim=1))
             return joined_ND

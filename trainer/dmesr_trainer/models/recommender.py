@@ -245,13 +245,17 @@ class SequentialRecommender(Recommender):
         On a causal backbone no position sees a later one. On the others every position sees all, and only those that
         `hide` has covered may be asked for their item.
         """
-        views = tuple(vectors_BLV[..., view.start : view.stop] for view in self.views[: self.n_views])
-        views = self.fuse(views, lengths_B)
-        # One pass for all views: they share f_θ.
-        states_BLD: Tensor = self.backbone(torch.cat(views), lengths_B.repeat(self.n_views))
-        states = torch.unflatten(states_BLD, 0, (self.n_views, -1)).unbind(0)
+        states = self._view_states(vectors_BLV, lengths_B)
         # The user's side of the bias is 1.
         return nn.functional.pad(torch.cat(states, dim=-1), (0, 1), value=1.0)
+
+    def _view_states(self, vectors_BLV: Tensor, lengths_B: Tensor) -> tuple[Tensor, ...]:
+        """The state of each view at each position: float32 [B, L, D] each."""
+        *views, _ = vectors_BLV.split([view.stop - view.start for view in self.views], dim=-1)
+        fused = self.fuse(tuple(views), lengths_B)
+        # One pass for all views: they share f_θ.
+        states_BLD: Tensor = self.backbone(torch.cat(fused), lengths_B.repeat(self.n_views))
+        return torch.unflatten(states_BLD, 0, (self.n_views, -1)).unbind(0)
 
     def user_vectors(self, vectors_BTV: Tensor, lengths_B: Tensor) -> Tensor:  # noqa: D102
         # One more column, so that there is a position to read when T = 0.
@@ -284,11 +288,17 @@ class SequentialRecommender(Recommender):
         place_N = torch.zeros(len(self.trained_N), dtype=torch.int64, device=items_M.device)
         place_N[items_M] = torch.arange(len(items_M), device=items_M.device)
         items_MV = self._step_vectors(items_M)
-        vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV) * batch.mask_BL[..., None]
+        vectors_BLV = nn.functional.embedding(place_N[batch.inputs_BL], items_MV)
+        if not batch.mask_BL.all():
+            vectors_BLV = vectors_BLV * batch.mask_BL[..., None]
         if batch.hidden_BL is not None:
             vectors_BLV = self.hide(vectors_BLV, batch.hidden_BL)
-        states_PV = self.states(vectors_BLV, batch.mask_BL.sum(1))[asked_BL]
-        targets_P = place_N[batch.targets_BL[asked_BL]]
+        views = self._view_states(vectors_BLV, batch.mask_BL.sum(1))
+        # Rows by their numbers: choosing by a mask would write the gradient row by row.
+        asked_P = asked_BL.flatten().nonzero().squeeze(1)
+        asked = [states_BLD.flatten(0, 1).index_select(0, asked_P) for states_BLD in views]
+        states_PV = nn.functional.pad(torch.cat(asked, dim=-1), (0, 1), value=1.0)
+        targets_P = place_N[batch.targets_BL.flatten()[asked_P]]
         if self.loss.name == "softmax":
             candidates_MV = items_MV
             if self.loss.candidates:
@@ -300,8 +310,12 @@ class SequentialRecommender(Recommender):
             recommend = losses.softmax_loss(states_PV, candidates_MV, targets_P)
         else:
             assert batch.negatives_BL is not None
-            negatives_P = place_N[batch.negatives_BL[asked_BL]]
-            recommend = losses.bce_loss(states_PV, items_MV[targets_P], items_MV[negatives_P])
+            negatives_P = place_N[batch.negatives_BL.flatten()[asked_P]]
+            recommend = losses.bce_loss(
+                states_PV,
+                nn.functional.embedding(targets_P, items_MV),
+                nn.functional.embedding(negatives_P, items_MV),
+            )
         parts = {"recommend": recommend, **self.auxiliary_losses(_met(batch))}
         return StepLoss(total=torch.stack(list(parts.values())).sum(), parts=parts)
 

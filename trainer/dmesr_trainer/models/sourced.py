@@ -216,7 +216,7 @@ class SourcedRecommender(SequentialRecommender):
 
     def _by_source(self, kind: str, items_M: Tensor | None) -> list[Tensor]:
         every = [getattr(self, f"{kind}_{place}") for place in range(len(self.sources))]
-        return every if items_M is None else [values_N[items_M] for values_N in every]
+        return every if items_M is None else [values_N.index_select(0, items_M) for values_N in every]
 
     def semantics(self, items_M: Tensor | None) -> Tensor:  # noqa: D102
         semantic_MV: Tensor = self.encoder(self.prepared(items_M), self.present(items_M))
