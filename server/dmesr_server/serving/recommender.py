@@ -22,6 +22,9 @@ from dmesr_server.serving.towers import UserTower
 
 _BLOCK_BYTES = 64 * 1024 * 1024  # of scores or of padded histories held at a time
 _BLOCK_ROWS = 256
+#: Histories in one run of the user tower: what it holds in between then stays in a core's cache. With 64 at once, each
+#: takes a quarter longer.
+_TOWER_ROWS = 16
 #: Candidates fewer than this share of the index are scored by themselves: copying their vectors costs less then.
 _FEW = 1 / 32
 
@@ -255,6 +258,11 @@ def _queries(model: ServedModel, plans: Sequence[_Plan]) -> np.ndarray:
 
 
 def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
+    parts = [rows[start : start + _TOWER_ROWS] for start in range(0, len(rows), _TOWER_ROWS)]
+    return np.concatenate([_users_of_part(model, part) for part in parts])
+
+
+def _users_of_part(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     lengths_B = np.array([len(row) for row in rows], np.int64)
     vectors_BTV = np.zeros((len(rows), int(lengths_B.max()), model.index.vectors_NV.shape[1]), np.float32)
     for place, row in enumerate(rows):
