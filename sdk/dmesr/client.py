@@ -277,7 +277,7 @@ def connect_async(
     tls: bool | TLS | None = None,
     timeout: Timeout = Timeout(),  # noqa: B008 (frozen)
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    channels: int = 1,
+    channels: int = 4,
     catalog: str = "default",
     cache: VectorCache | Path | str | bool = False,
 ) -> AsyncClient:
@@ -293,7 +293,7 @@ def connect(
     tls: bool | TLS | None = None,
     timeout: Timeout = Timeout(),  # noqa: B008 (frozen)
     retry: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    channels: int = 1,
+    channels: int = 4,
     catalog: str = "default",
     cache: VectorCache | Path | str | bool = False,
 ) -> Client:
@@ -305,7 +305,8 @@ def connect(
         tls: True trusts the system's roots; a :class:`TLS` says whom else.
         timeout: How long calls may take.
         retry: How often a call is tried again when the server is unavailable.
-        channels: Connections; more than one helps when many threads move bulk data.
+        channels: Connections; calls take turns on them. Each stays with one of the server's workers, so a client that
+            is to keep N workers busy takes several times N.
         catalog: The catalog that the calls are about; `client.catalog(name)` gives another.
         cache: Keep the vectors that are read on this machine: a folder, True for the user's own, or a
             :class:`VectorCache` with a bound of its own. What has not changed is then read from there.

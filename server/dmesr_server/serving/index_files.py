@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from dmesr_server.serving.artefact import read_counts
 from dmesr_server.serving.index import ItemIndex, indexed
-from dmesr_server.store import AdaptedSnapshot, AdaptedTable
+from dmesr_server.store import VECTOR, AdaptedSnapshot, AdaptedTable
 
 _LOG = logging.getLogger(__name__)
 _VECTORS = "vectors.npy"
@@ -44,7 +44,9 @@ class IndexFiles:
         self._folder = folder
         self._touched: dict[Path, float] = {}
 
-    def open(self, *, table: AdaptedTable, artefact: Path, digest: str, vector_dim: int) -> tuple[ItemIndex, int]:
+    def open(
+        self, *, table: AdaptedTable, artefact: Path, digest: str, vector_dim: int, held: ItemIndex | None = None
+    ) -> tuple[ItemIndex, int]:
         """The index over the newest version of a model's table, mapped; written before where it is not there.
 
         Args:
@@ -52,6 +54,7 @@ class IndexFiles:
             artefact: The folder of the model's files: the counts are in there.
             digest: The artefact's.
             vector_dim: V.
+            held: What was opened before; it is given back where only the files of the table have changed.
 
         Returns:
             The index, and the version of the table that it was made of.
@@ -63,7 +66,11 @@ class IndexFiles:
         if not snapshot.rows:
             return indexed([], np.zeros((0, vector_dim), np.float32), np.zeros(0, np.int64)), snapshot.version
         model = _short(f"{table.uri}\0{table.name}")
-        place = self._folder / f"{model}.{_short(f'{snapshot.incarnation!r}{digest}{_BOOT}')}.{snapshot.version}"
+        # Compaction makes a new version too; ids and hashes of what vectors were made from tell whether they are new.
+        content = table.fingerprint([VECTOR], snapshot.version)
+        place = self._folder / f"{model}.{_short(f'{content}{digest}{_BOOT}')}"
+        if held is not None and held.folder == place:
+            return held, snapshot.version
         index = _mapped(place)
         if index is None:
             try:

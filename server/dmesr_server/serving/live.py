@@ -199,7 +199,7 @@ class LiveModels:
             return
         if self._table(key, served.artefact.manifest.vector_dim).version() == served.table_version:
             return
-        index, version = self._read(key, served.artefact)
+        index, version = self._read(key, served.artefact, served.index)
         now = time.monotonic()
         self._not_before[key] = now + (now - started) * (1 / _MOST_WORK - 1)
         # Another thread may have read a newer version meanwhile.
@@ -210,12 +210,13 @@ class LiveModels:
             ),
         )
 
-    def _read(self, key: ModelKey, artefact: Artefact) -> tuple[ItemIndex, int]:
+    def _read(self, key: ModelKey, artefact: Artefact, held: ItemIndex | None = None) -> tuple[ItemIndex, int]:
         return self._files.open(
             table=self._table(key, artefact.manifest.vector_dim),
             artefact=artefact.folder,
             digest=artefact.digest,
             vector_dim=artefact.manifest.vector_dim,
+            held=held,
         )
 
     def _table(self, key: ModelKey, vector_dim: int) -> AdaptedTable:

@@ -3,7 +3,7 @@
 Everything here blocks and is safe for any thread; asyncio callers use threads. Several processes may share a store.
 """
 
-from .adapted import AdaptedSnapshot, AdaptedTable
+from .adapted import VECTOR, AdaptedSnapshot, AdaptedTable
 from .catalogs import SCHEMA_VERSION, CatalogStore, DeleteOutcome, Store, TableStats
 from .copying import TableContent, content_of, copy_version, held
 from .database import encoded
@@ -21,6 +21,7 @@ from .vectors import VectorTable
 
 __all__ = [
     "SCHEMA_VERSION",
+    "VECTOR",
     "AdaptedSnapshot",
     "AdaptedTable",
     "Attributes",

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from .database import Database, encoded
 from .items import RowOutcome
 from .snapshots import Snapshot
-from .tables import incarnation
 from .vector_columns import SourceColumn, source_dims
 from .vectors import VectorTable
 
@@ -28,14 +27,12 @@ class AdaptedSnapshot:
 
     Attributes:
         version: The version; 0 when nothing was ever written.
-        incarnation: Tells the table from one of the same name that was dropped.
         rows: N.
         dim: V; 0 when it is not known yet.
         snapshot: What is read.
     """
 
     version: int
-    incarnation: bytes
     rows: int
     dim: int
     snapshot: Snapshot
@@ -101,7 +98,6 @@ class AdaptedTable(VectorTable):
         dim = source_dims(snapshot.schema).get(VECTOR, 0)
         return AdaptedSnapshot(
             version=snapshot.version,
-            incarnation=incarnation(snapshot.schema),
             rows=snapshot.count() if dim else 0,
             dim=dim,
             snapshot=snapshot,

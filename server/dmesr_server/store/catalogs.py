@@ -21,7 +21,7 @@ from .index_records import IndexRecords
 from .items import ItemTable
 from .pictures import PictureTable
 from .tables import Table, key_field
-from .tidiness import tidiness
+from .tidiness import files_of, tidiness
 from .vectors import VectorTable
 
 SCHEMA_VERSION = 1
@@ -254,13 +254,10 @@ def _check_schema(database: Database) -> int:
 
 
 def _file_sizes(folder: Path | None) -> list[int]:
-    if folder is None:
-        return []
     sizes = []
-    for file in folder.rglob("*"):
+    for file in files_of(folder) if folder is not None else ():
         try:
-            if file.is_file():
-                sizes.append(file.stat().st_size)
+            sizes.append(file.stat().st_size)
         except FileNotFoundError:  # house-keeping took it away meanwhile
             continue
     return sizes

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from ..errors import ServiceError
 from .database import Database, new_session, translated
+from .fingerprints import update_with_texts
 from .snapshots import Snapshot
 from .tables import Table
-from .vectors import update_with_texts
+from .tidiness import files_of
 
 _NEWEST = 2**64 - 1  # lance names a version's file after its distance from here, so that the newest comes first
 
@@ -69,9 +70,9 @@ def copy_version(table: Table, version: int, *, source: Path, database: Path) ->
     pinned = {tag: number for tag, number in table.pins().items() if not tag.startswith("snapshot-")}
     kept = {version, *(number for number in pinned.values() if number <= version)}
     with translated(f"copying {table.name}"):
-        for file in sorted(folder.rglob("*")):
+        for file in sorted(files_of(folder)):
             inside = file.relative_to(folder)
-            if file.is_dir() or not _wanted(inside, kept, pinned):
+            if not _wanted(inside, kept, pinned):
                 continue
             (copy / inside).parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +44,12 @@ class Tidiness:
         """Whether compaction is due."""
         grown = self.rows - self.largest >= SMALL_SHARE * self.rows
         return self.fragments > PIECES_ANYWAY or (self.fragments > SMALL_PIECES and grown)
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """All files under a folder; folders that house-keeping takes away meanwhile are passed over."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
 
 
 def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
