@@ -152,6 +152,39 @@ def test_a_replica_follows_the_writing_server(writer: RunningServer, replica: Ru
         assert list(client.items.list()) == []
 
 
+def test_a_replica_of_a_store_that_is_no_folder(tmp_path: Path):
+    elsewhere: dict[str, str] = {
+        "store__control_url": f"sqlite:///{tmp_path / 'control.sqlite'}",
+        "serving__artefacts": str(tmp_path / "artefacts"),
+    }
+    writer = RunningServer(tmp_path / "writer", enricher=False, **elsewhere)
+    replica = RunningServer(tmp_path / "replica", server__read_only=True, **elsewhere)
+    for server in (writer, replica):
+        server.store = f"file://{tmp_path / 'objects'}"  # type: ignore[assignment]  # a URI, as of a bucket
+    try:
+        writer.start()
+        replica.start()
+        with grpc.insecure_channel(writer.address) as channel:
+            stubs = Stubs.of(channel)
+            recipe_id = fill(stubs, "")
+            publish(stubs, "", tiny_artefact.write(tmp_path / "v1", recipe_id=recipe_id, items=LEARNED))
+            promote(stubs, "", "tiny:1")
+        expected = recommended(writer.address)
+
+        def follows() -> bool:
+            try:
+                return recommended(replica.address) == expected
+            except grpc.RpcError:  # the alias is not known yet
+                return False
+
+        soon(follows)
+        with dmesr.connect(replica.address) as client, pytest.raises(dmesr.ReadOnly):
+            client.items.delete(["a"])
+    finally:
+        replica.stop()
+        writer.stop()
+
+
 def test_a_replica_of_nothing_says_so(tmp_path: Path):
     flags = ["serve", "--read-only", "--port", "0", "--store", str(tmp_path / "store")]
     ran = subprocess.run([sys.executable, "-m", "dmesr_server", *flags], capture_output=True, text=True, timeout=60)

@@ -17,6 +17,8 @@ import pytest
 import tiny_artefact
 from dmesr.v1 import items_pb2
 from dmesr.v1 import recommendations_pb2 as pb
+from dmesr_server.upkeep import restoring
+from dmesr_server.upkeep.restoring import RestoreError
 from published import LEARNED, SOURCES, fill, promote, publish, write_source
 from running_server import RunningServer
 from wire import Stubs
@@ -152,23 +154,26 @@ def test_what_cannot_be_restored_is_told_in_one_line(running: RunningServer, tmp
         client.items.upsert([dmesr.Item("a", {"title": "A"})])
         snapshot = Path(client.admin.snapshot_store("damaged").folder)
 
-    def told(store: Path) -> str:
-        ran = restore(snapshot, store)
-        assert ran.returncode == 1
-        (line,) = ran.stderr.strip().splitlines()
-        return line
-
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").touch()
-    assert "is not empty" in told(full)
+    ran = restore(snapshot, full)
+    assert ran.returncode == 1
+    (line,) = ran.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "is not empty" in line
+
+    def told() -> str:
+        with pytest.raises(RestoreError) as caught:
+            restoring.restore(snapshot=snapshot, store=tmp_path / "new")
+        return str(caught.value)
+
     data = next((snapshot / "store/catalogs/default/items.lance/data").iterdir())
     content = data.read_bytes()
     data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "is damaged" in told(tmp_path / "new")
+    assert "is damaged" in told()
     data.unlink()
-    assert "is not whole" in told(tmp_path / "new")
+    assert "is not whole" in told()
     (snapshot / "snapshot.json").unlink()
-    assert "is no snapshot" in told(tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    assert "is no snapshot" in told()
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

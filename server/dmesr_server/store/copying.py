@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from .database import Database, new_session, translated
 from .fingerprints import update_with_texts
 from .snapshots import Snapshot
 from .tables import Table
-from .tidiness import files_of
+from .tidiness import HOLDING, files_of, holding_tag
 
 _NEWEST = 2**64 - 1  # lance names a version's file after its distance from here, so that the newest comes first
 
@@ -43,7 +42,7 @@ class TableContent:
 @contextmanager
 def held(table: Table) -> Iterator[int]:
     """The newest version of a table, kept from house-keeping until the end."""
-    tag = f"snapshot-{uuid.uuid4().hex}"
+    tag = holding_tag()
     version = table.version()
     table.pin(tag, version)
     try:
@@ -67,7 +66,7 @@ def copy_version(table: Table, version: int, *, source: Path, database: Path) ->
         ServiceError: STORE_FULL, STORE_UNAVAILABLE; INTERNAL when the copy holds something else.
     """
     folder, copy = source / f"{table.name}.lance", database / f"{table.name}.lance"
-    pinned = {tag: number for tag, number in table.pins().items() if not tag.startswith("snapshot-")}
+    pinned = {tag: number for tag, number in table.pins().items() if not tag.startswith(HOLDING)}
     kept = {version, *(number for number in pinned.values() if number <= version)}
     with translated(f"copying {table.name}"):
         for file in sorted(files_of(folder)):

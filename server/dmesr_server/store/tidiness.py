@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,9 @@ PIECES_ANYWAY = 300  # each write adds a piece, and every commit lists all of th
 #: Compaction rewrites every piece that is not full. Waiting until the small ones hold this share of the rows keeps the
 #: bytes rewritten within a small multiple of the bytes written, however many small writes there are.
 SMALL_SHARE = 0.25
+
+HOLDING = "copying-"
+_LONGEST_COPY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
     )
 
 
+def holding_tag() -> str:
+    """A tag for as long as a version is being copied. No pin's tag looks like it."""
+    return f"{HOLDING}{int(time.time())}-{uuid.uuid4().hex}"
+
+
+def is_abandoned(tag: str) -> bool:
+    """Whether a process that was copying has died and left its tag behind."""
+    since = tag.removeprefix(HOLDING).partition("-")[0]
+    return tag.startswith(HOLDING) and since.isdigit() and time.time() - int(since) > _LONGEST_COPY_SECONDS
+
+
 def tidy(handle: Any, *, keep: timedelta) -> None:
     """Compacts a LanceDB table, brings its indexes up to date and drops old versions, pinned ones apart.
 
@@ -84,6 +99,9 @@ def tidy(handle: Any, *, keep: timedelta) -> None:
         handle: The table.
         keep: How old a version must be to go.
     """
+    for tag in handle.tags.list():
+        if is_abandoned(tag):
+            handle.tags.delete(tag)
     tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
     if tagged:
         # Lance gives up cleaning, and the indexes after it, when a tagged version is old enough to be cleaned. So

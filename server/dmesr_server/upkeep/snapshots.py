@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ CONTROL = "control.sqlite"
 ARTEFACTS = "artefacts"
 FORMAT = 1
 _ATTEMPTS = 3
+_LEFT_SECONDS = 86_400.0
 _LAST = ("pictures",)  # items name them, so they are copied after
 
 #: Is told what is being done.
@@ -81,6 +83,7 @@ def make(*, store: Store, control: Control, artefacts: Path, folder: Path, tell:
         raise _taken(folder)
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     with disk_errors(f"the snapshot {folder.name} cannot be written"):
+        _remove_leftovers(folder.parent)
         try:
             for _ in range(_ATTEMPTS):
                 unfinished.mkdir(parents=True)
@@ -140,6 +143,14 @@ def _copy(store: Store, control: Control, artefacts: Path, into: Path, tell: Tel
     if gone:
         raise _Changed(f"the catalog {min(gone)} was dropped")
     return found
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Removes what killed processes left of snapshots that were never finished."""
+    for left in root.glob(".*.*"):
+        with contextlib.suppress(OSError):
+            if left.is_dir() and time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _one_file(database: Path) -> None:
