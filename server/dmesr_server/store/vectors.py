@@ -318,25 +318,20 @@ class VectorTable:
         Raises:
             ServiceError: VERSION_NOT_FOUND or SOURCE_NOT_FOUND.
         """
-        snapshot = self._table.snapshot(version)
-        names = vector_columns(sources, source_dims(snapshot.schema))
         wanted = pa.array(item_ids, pa.string())
         ids = wanted.unique()
+        if version is None and len(ids) == 1:
+            # What a search by an item begins with: one read of the live table is of one version without a snapshot.
+            names = vector_columns(sources, self.sources())
+            rows = self._table.select_in(["item_id", *names], column="item_id", values=ids.to_pylist())
+            return _aligned(wanted, rows, sources, names)
+        snapshot = self._table.snapshot(version)
+        names = vector_columns(sources, source_dims(snapshot.schema))
         if len(ids) >= READ_WHOLE_SHARE * snapshot.count():
             rows = snapshot.select(["item_id", *names])
         else:
             rows = select_in(snapshot.select, ["item_id", *names], column="item_id", values=ids.to_pylist())
-        position = pc.index_in(wanted, rows["item_id"].combine_chunks())
-        return pa.table(
-            {
-                "item_id": wanted,
-                "found": pc.is_valid(position),
-                **{
-                    source: rows[name].combine_chunks().take(position)
-                    for source, name in zip(sources, names, strict=True)
-                },
-            }
-        )
+        return _aligned(wanted, rows, sources, names)
 
     # Versions
 
@@ -388,3 +383,10 @@ class VectorTable:
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
+
+
+def _aligned(wanted: pa.StringArray, rows: pa.Table, sources: Sequence[str], names: Sequence[str]) -> pa.Table:
+    """The rows in the order of the ids that were asked for. Copies each vector once: the store has another order."""
+    position = pc.index_in(wanted, rows["item_id"].combine_chunks())
+    columns = {source: rows[name].combine_chunks().take(position) for source, name in zip(sources, names, strict=True)}
+    return pa.table({"item_id": wanted, "found": pc.is_valid(position), **columns})
