@@ -24,6 +24,7 @@ from dmesr.admin import (
 )
 from dmesr.client import Client, connect
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
+from dmesr.embedding_drift import Drift, Moved, SourceDrift, drift
 from dmesr.enrichment_stats import EnrichmentStats, RefinementStats, RouteStats
 from dmesr.errors import (
     Aborted,
@@ -137,6 +138,7 @@ __all__ = [
     "Descriptions",
     "DimensionMismatch",
     "DmesrError",
+    "Drift",
     "DuplicateItemId",
     "EmbeddingStats",
     "Embeddings",
@@ -172,6 +174,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "ModelState",
+    "Moved",
     "Neighbour",
     "Neighbours",
     "NoEarlierModel",
@@ -212,6 +215,7 @@ __all__ = [
     "SnapshotRefused",
     "SnapshotTable",
     "Source",
+    "SourceDrift",
     "SourceNotFound",
     "SourceReadOnly",
     "SourceStats",
@@ -237,6 +241,7 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "drift",
     "errors",
     "readers",
 ]

@@ -34,7 +34,7 @@ def test_every_promised_command_is_there():
         *(f"items {name}" for name in ("import", "list", "get", "delete")),
         *(f"enrich {name}" for name in ("start", "status", "watch", "cancel", "retry", "preview", "stats")),
         *(f"descriptions {name}" for name in ("show", "export", "import", "edit")),
-        *(f"embeddings {name}" for name in ("stats", "export", "neighbours")),
+        *(f"embeddings {name}" for name in ("stats", "export", "neighbours", "drift")),
         *(
             f"models {name}"
             for name in ("list", "show", "publish", "promote", "rollback", "delete", "split", "aliases")

@@ -90,6 +90,29 @@ def test_embeddings_stats_and_neighbours(cli: Cli, filled: dmesr.Client):
     assert "[VECTOR_MISSING]" in cli("embeddings", "neighbours", "f", "--recipe", "mine").err
 
 
+def test_drift_between_versions_and_between_recipes(cli: Cli, filled: dmesr.Client, tmp_path: Path):
+    with filled.embeddings.pin("mine") as pin:
+        turned = np.array([[0.0, 1.0, 0.0]], "f4")  # "a" was [1, 0, 0]
+        filled.embeddings.write(recipe="mine", source="text", item_ids=["a"], vectors=turned)
+        report = cli("embeddings", "drift", f"mine@{pin.version}", "mine", "-k", "2", "--json").json
+        (text,) = report["sources"]
+        assert (text["both"], text["unchanged"], text["comparable"]) == (5, 4, True)
+        assert text["mean_shift"] == pytest.approx(1 / 5)
+        assert text["moved"][0]["item_id"] == "a"
+        assert text["moved"][0]["shift"] == pytest.approx(1.0)
+        told = cli("embeddings", "drift", f"mine@{pin.version}", "mine", "--figure", "drift.svg")
+        assert told.code == 0, told.err
+        assert "text a Title a: shift 1.000" in told.out
+        assert "<svg" in (tmp_path / "drift.svg").read_text()
+    wide = np.eye(5, 4, dtype="f4")
+    filled.embeddings.write(recipe="wide", source="text", item_ids=list(TEXT), vectors=wide, create_recipe=True)
+    (text,) = cli("embeddings", "drift", "mine", "wide", "--json").json["sources"]
+    assert (text["dims"], text["comparable"], text["mean_shift"]) == ([3, 4], False, None)
+    for mistake in (("mine@x", "mine"), ("mine", "mine", "--figure", "drift.txt")):
+        assert cli("embeddings", "drift", *mistake).code == 2
+    assert "[RECIPE_NOT_FOUND]" in cli("embeddings", "drift", "mine", "nobody").err
+
+
 @pytest.mark.parametrize("name", ["vectors.parquet", "vectors.arrow", "vectors.npz"])
 def test_export_in_every_format(cli: Cli, filled: dmesr.Client, tmp_path: Path, name: str):
     told = cli("embeddings", "export", "--recipe", "mine", "--source", "text", "--output", name, "--json")

@@ -35,7 +35,8 @@ ERRORS = re.findall(
 VALUES = re.findall(
     r"\w+",
     """
-    Alias Catalog Client DeleteSummary Description Descriptions EmbeddingStats Embeddings EnrichmentStats Estimate
+    Alias Catalog Client DeleteSummary Description Descriptions Drift EmbeddingStats Embeddings EnrichmentStats Estimate
+    Moved SourceDrift
     ImportedDescription Item ItemsFound Job JobState JobStatus KEEP_PICTURE Limits Model ModelState Neighbour
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
@@ -58,7 +59,7 @@ FACES = [
 
 
 def test_the_public_names_are_these():
-    assert sorted(dmesr.__all__) == sorted([*ERRORS, *VALUES, *MODULES, "connect", "__version__"])
+    assert sorted(dmesr.__all__) == sorted([*ERRORS, *VALUES, *MODULES, "connect", "drift", "__version__"])
     assert all(hasattr(dmesr, name) for name in dmesr.__all__)
 
 

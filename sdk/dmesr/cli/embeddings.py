@@ -114,6 +114,112 @@ def neighbours(
 
 @command(
     app,
+    "drift",
+    examples=[
+        "dmesr-cli embeddings drift 2026-10 default",
+        "dmesr-cli embeddings drift default@41 default --source text --json",
+        "dmesr-cli embeddings drift qwen-3b qwen-7b --figure drift.png",
+    ],
+)
+def drift(
+    ctx: typer.Context,
+    before: Annotated[str, typer.Argument(help="A recipe's name or id; RECIPE@VERSION for an earlier version.")],
+    after: Annotated[str, typer.Argument(help="What it is compared with, written alike.")],
+    source: Annotated[list[str] | None, typer.Option(help="A source; repeat it for more. All when not given.")] = None,
+    k: Annotated[int, typer.Option("-k", "--count", min=1, help="How many neighbours are compared.")] = 10,
+    sample: Annotated[int, typer.Option(min=1, help="At most so many items have their neighbours compared.")] = 1_000,
+    top: Annotated[int, typer.Option(min=1, help="How many of the items that moved most are named.")] = 10,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw it: .png, .svg or .pdf. Needs matplotlib.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Tell how far vectors have moved between two recipes, or two versions of one, and which items moved most.
+
+    Where two encoders made them a cosine between before and after means nothing: neighbours are compared alone.
+    """
+    from dmesr.embedding_drift import drift as compared
+
+    from . import drift_figure
+
+    if figure is not None:
+        drift_figure.check(figure)
+    sides = [_side(before, name="BEFORE"), _side(after, name="AFTER")]
+    with connected(ctx) as client:
+        reads = [client.embeddings.read(recipe=name, version=version, sources=source) for name, version in sides]
+        encoders = {one.recipe_id: one.encoder for one in client.embeddings.recipes()}
+        report = compared(
+            *reads,
+            same_encoder=encoders[reads[0].recipe_id] == encoders[reads[1].recipe_id],
+            k=k,
+            sample=sample,
+            top=top,
+        )
+        named = list(dict.fromkeys(moved.item_id for one in report.sources for moved in one.moved))
+        titles = {one.item_id: one.title for one in client.items.get_many(named).items}
+    if figure is not None:
+        drift_figure.draw(report, figure)
+    show(ctx, report, lambda: _tell_drift(report, titles))
+    if figure is not None:
+        say(f"drew {figure}")
+
+
+def _side(given: str, *, name: str) -> tuple[str, int | None]:
+    recipe, at, version = given.rpartition("@")
+    if not at:
+        return given, None
+    if not recipe or not version.isdecimal():
+        raise typer.BadParameter(f"{given!r} is neither RECIPE nor RECIPE@VERSION", param_hint=name)
+    return recipe, int(version)
+
+
+def _tell_drift(report: dmesr.Drift, titles: dict[str, str]) -> None:
+    print_line(
+        f"before: recipe {report.before[0]}, version {report.before[1]}; "
+        f"after: recipe {report.after[0]}, version {report.after[1]}"
+    )
+    for names, what in ((report.only_before, "only before"), (report.only_after, "only after")):
+        if names:
+            print_line(f"{what}: {', '.join(names)}")
+    columns = [
+        "source",
+        "before",
+        "after",
+        "both",
+        "unchanged",
+        "mean shift",
+        "median",
+        "99 %",
+        f"same {report.k} nearest",
+    ]
+    print_table(
+        columns,
+        [
+            (
+                one.source,
+                one.items[0],
+                one.items[1],
+                one.both,
+                one.unchanged,
+                one.mean_shift,
+                one.shift_quantiles.get(0.5),
+                one.shift_quantiles.get(0.99),
+                one.overlap,
+            )
+            for one in report.sources
+        ],
+        right=columns[1:],
+    )
+    for one in report.sources:
+        if not one.comparable:
+            print_line(f"{one.source}: another encoder or width, so only neighbours are compared")
+        for moved in one.moved:
+            told = [f"shift {moved.shift:.3f}"] if moved.shift is not None else []
+            told += [f"kept {moved.overlap:.0%} of its neighbours"] if moved.overlap is not None else []
+            print_line(f"{one.source} {moved.item_id} {shortened(titles.get(moved.item_id, ''))}: {', '.join(told)}")
+
+
+@command(
+    app,
     "export",
     examples=[
         "dmesr-cli embeddings export --output vectors.parquet",
