@@ -41,6 +41,7 @@ test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real 
 
 bench: $(VENV)/.installed $(VLLM_VENV)/.installed  ## speed and memory beside peers: benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.enrichment --vllm-python $(VLLM_VENV)/bin/python $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.training $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/.installed proto-check  ## style, types, wire
 	$(BIN)/ruff check .

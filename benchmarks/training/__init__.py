@@ -1,0 +1,1 @@
+"""The speed of training and evaluation: see `__main__`."""
