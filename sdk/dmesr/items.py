@@ -23,6 +23,8 @@ from dmesr.transport import Rpc, Transport
 from dmesr.upserts import UpsertBatches
 from dmesr.v1 import items_pb2
 
+# Batches that may be unanswered: the server commits what has come in together.
+_WINDOW = 16
 UPSERT = Rpc("ItemService/UpsertItems", items_pb2.UpsertItemsRequest, items_pb2.UpsertItemsResponse)
 GET = Rpc("ItemService/GetItems", items_pb2.GetItemsRequest, items_pb2.GetItemsResponse, idempotent=True)
 LIST = Rpc("ItemService/ListItems", items_pb2.ListItemsRequest, items_pb2.ListItemsResponse, idempotent=True)
@@ -76,7 +78,7 @@ class AsyncItems:
         positive(batch_size, name="batch_size")
         counter = RowCounter()
         messages = UpsertBatches(self._transport, self._catalog, counter).messages(items, batch_size)
-        async with aclosing(self._transport.exchange(UPSERT, messages)) as answers:
+        async with aclosing(self._transport.exchange(UPSERT, messages, window=_WINDOW)) as answers:
             async for _, answer in answers:
                 counter.count(answer.results)
                 if progress is not None:

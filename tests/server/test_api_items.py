@@ -197,3 +197,40 @@ def test_too_many_or_empty_ids_are_refused(stubs: Stubs, catalog: str):
 def test_catalogs_are_kept_apart(stubs: Stubs, catalog: str):
     upsert(stubs, catalog, [item("only-here")])
     assert list(get(stubs, "", "only-here").missing_item_ids) == ["only-here"]
+
+
+def test_batches_of_a_stream_are_answered_each_by_itself(stubs: Stubs, catalog: str):
+    """However many are committed together; what is sound before a bad one is answered and kept."""
+
+    def batch(*items: pb.Item) -> pb.UpsertItemsRequest:
+        return pb.UpsertItemsRequest(catalog=catalog, items=items)
+
+    requests = [
+        batch(item("a", title="1"), item("b", title="1")),
+        batch(item("c", title="1")),
+        batch(item("a", title="2"), item("", title="1")),
+        batch(item("d", title="1"), item("e", title="1"), item("d", title="2")),
+        batch(),
+        batch(item("c", title="1")),
+        pb.UpsertItemsRequest(catalog="No Catalog", items=[item("f")]),
+        batch(item("g", title="1")),
+    ]
+    answers: list[list[int]] = []
+
+    def send() -> None:
+        for answer in stubs.items.UpsertItems(iter(requests)):
+            answers.append(outcomes(list(answer.results)))
+
+    assert failure_of(send).reason == "INVALID_FIELD"
+    assert answers == [
+        [INSERTED, INSERTED],
+        [INSERTED],
+        [UPDATED, REJECTED],
+        [INSERTED, INSERTED, REJECTED],
+        [],
+        [UNCHANGED],
+    ]
+    stored = stubs.items.ListItems(pb.ListItemsRequest(catalog=catalog))
+    assert [(one.item_id, one.attributes[0].values[0]) for one in stored.items] == [
+        ("a", "2"), ("b", "1"), ("c", "1"), ("d", "1"), ("e", "1"),
+    ]  # fmt: skip

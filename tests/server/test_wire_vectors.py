@@ -221,7 +221,7 @@ def test_a_bulk_read_is_decoded_by_the_description_alone(stubs: Stubs, catalog: 
         {"item_id": "a", "found": True, "one": [1.0, 2.0, 3.0], "two": None},
         {"item_id": "b", "found": True, "one": [-0.5, 0.25, 4.0], "two": [5.0, 6.0]},
     ]
-    # A message of 1 MiB and one of a few bytes have lengths of several and of one group of bits.
+    # A message of megabytes and one of a few bytes have lengths of several and of one group of bits.
     whole = messages("ReadEmbeddingsRequest")(catalog=catalog, recipe="ours", sources=["two"])
     parts = list(call(stubs.channel, "ReadEmbeddings", whole.SerializeToString(), "unary_stream"))
     read = messages("ReadEmbeddingsResponse")

@@ -71,7 +71,7 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReadEmbeddings(self, request, context):
-        """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 1 MiB.
+        """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 3 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

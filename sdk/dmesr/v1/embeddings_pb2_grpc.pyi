@@ -79,7 +79,7 @@ class EmbeddingServiceStub:
         ReadEmbeddingsRequest,
         ReadEmbeddingsResponse,
     ]
-    """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 1 MiB."""
+    """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 3 MiB."""
 
     WriteEmbeddings: StreamStreamMultiCallable[
         WriteEmbeddingsRequest,
@@ -124,7 +124,7 @@ class EmbeddingServiceAsyncStub:
         ReadEmbeddingsRequest,
         ReadEmbeddingsResponse,
     ]
-    """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 1 MiB."""
+    """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 3 MiB."""
 
     WriteEmbeddings: StreamStreamMultiCallable[
         WriteEmbeddingsRequest,
@@ -175,7 +175,7 @@ class EmbeddingServiceServicer(metaclass=ABCMeta):
         request: ReadEmbeddingsRequest,
         context: _ServicerContext,
     ) -> Union[Iterator[ReadEmbeddingsResponse], AsyncIterator[ReadEmbeddingsResponse]]:
-        """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 1 MiB."""
+        """Reads vectors in bulk, as one Arrow IPC stream cut into messages of about 3 MiB."""
 
     @abstractmethod
     def WriteEmbeddings(

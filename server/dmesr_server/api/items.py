@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmesr.v1 import items_pb2 as pb
@@ -11,12 +14,23 @@ from dmesr.v1 import items_pb2_grpc
 from grpc.aio import ServicerContext
 
 from dmesr_server.api import item_intake, translation, validation
+from dmesr_server.api.grouping import grouped
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.picture_upload import uploaded
 from dmesr_server.errors import ServiceError
 
 _CHUNK_BYTES = 1024 * 1024
+_GROUP_BYTES = 8 * 1024 * 1024  # of batches of items that are taken together
 _Context = ServicerContext[Any, Any]
+
+
+@dataclass
+class _Taken:
+    """What became of batches that came in together: answers from the first on, and what ended them."""
+
+    answers: list[list[pb.RowResult]] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)  # catalogs
+    error: ServiceError | None = None
 
 
 class ItemServicer(items_pb2_grpc.ItemServiceServicer):
@@ -30,12 +44,17 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
         self, request_iterator: AsyncIterator[pb.UpsertItemsRequest], context: _Context
     ) -> AsyncIterator[pb.UpsertItemsResponse]:
         """Inserts or replaces items; a batch is answered when it is durable."""
-        async for request in request_iterator:
-            results = await asyncio.to_thread(self._upsert, request)
-            if any(result.outcome != pb.ROW_OUTCOME_REJECTED for result in results):
-                # Before the answer: a caller who was answered can rely on the job.
-                await self._parts.auto_enrichment.ensure(validation.catalog_name(request.catalog))
-            yield pb.UpsertItemsResponse(results=results)
+        requests = grouped(request_iterator, max_bytes=_GROUP_BYTES, size=pb.UpsertItemsRequest.ByteSize)
+        async with contextlib.aclosing(requests):
+            async for group in requests:
+                taken = await asyncio.to_thread(self._upsert, group)
+                for catalog in taken.changed:
+                    # Before the answer: a caller who was answered can rely on the job.
+                    await self._parts.auto_enrichment.ensure(catalog)
+                for results in taken.answers:
+                    yield pb.UpsertItemsResponse(results=results)
+                if taken.error is not None:
+                    raise taken.error
 
     async def GetItems(self, request: pb.GetItemsRequest, context: _Context) -> pb.GetItemsResponse:
         """Reads items by id."""
@@ -75,12 +94,49 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
                 size_bytes=len(picture.data) if first else 0,
             )
 
-    def _upsert(self, request: pb.UpsertItemsRequest) -> list[pb.RowResult]:
-        _, catalog = self._parts.catalog(request.catalog)
-        validation.at_most("items", len(request.items), self._limits.max_items_per_batch, "max_items_per_batch")
-        return item_intake.upsert(
-            catalog, request.items, limits=self._limits, picture_roots=self._parts.config.server.picture_roots
+    def _upsert(self, requests: Sequence[pb.UpsertItemsRequest]) -> _Taken:
+        """Stores batches that have come in together, in as few commits as their order allows."""
+        taken = _Taken()
+        together: list[pb.UpsertItemsRequest] = []
+        ids: set[str] = set()
+        try:
+            for request in requests:
+                validation.catalog_name(request.catalog)
+                validation.at_most("items", len(request.items), self._limits.max_items_per_batch, "max_items_per_batch")
+                here = {item.item_id for item in request.items}
+                # The same item again is another write, and what becomes of it is told of each. A batch that holds one
+                # twice goes by itself: what is wrong is told by the rows' places.
+                repeats = len(here) < len(request.items)
+                if together and (repeats or request.catalog != together[0].catalog or not ids.isdisjoint(here)):
+                    self._upsert_together(together, taken)
+                    together, ids = [], set()
+                together.append(request)
+                ids |= here
+                if repeats:
+                    self._upsert_together(together, taken)
+                    together, ids = [], set()
+        except ServiceError as error:
+            taken.error = error
+        try:
+            self._upsert_together(together, taken)
+        except ServiceError as error:
+            taken.error = error
+        return taken
+
+    def _upsert_together(self, requests: Sequence[pb.UpsertItemsRequest], taken: _Taken) -> None:
+        if not requests:
+            return
+        row, catalog = self._parts.catalog(requests[0].catalog)
+        results = item_intake.upsert(
+            catalog,
+            [item for request in requests for item in request.items],
+            limits=self._limits,
+            picture_roots=self._parts.config.server.picture_roots,
         )
+        if any(result.outcome != pb.ROW_OUTCOME_REJECTED for result in results):
+            taken.changed.add(row.name)
+        ends = itertools.accumulate(len(request.items) for request in requests)
+        taken.answers += [results[end - len(request.items) : end] for request, end in zip(requests, ends, strict=True)]
 
     def _get(self, request: pb.GetItemsRequest) -> pb.GetItemsResponse:
         _, catalog = self._parts.catalog(request.catalog)

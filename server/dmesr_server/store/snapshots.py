@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -126,7 +127,26 @@ def ordered(rows: pa.Table, *, by: str, gather: bool = True) -> pa.Table:
     keys = rows[by].combine_chunks()
     if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
         return rows.combine_chunks() if gather else rows
-    return rows.combine_chunks().take(pc.sort_indices(keys)).combine_chunks()
+    order_N = pc.sort_indices(keys)
+    return pa.table([_in_order(rows[name], order_N) for name in rows.column_names], schema=rows.schema)
+
+
+def _in_order(column: pa.ChunkedArray, order_N: pa.UInt64Array) -> pa.Array:
+    """The values of a column at these places."""
+    kind = column.type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
+        return column.combine_chunks().take(order_N)
+    # Row by row from where the chunks lie, so that they need not be put together first: that would be another copy.
+    place_N = np.empty(len(order_N), np.int64)
+    place_N[order_N.to_numpy()] = np.arange(len(order_N))
+    ordered_ND = np.empty((len(order_N), kind.list_size), np.float32)
+    start = 0
+    for chunk in column.chunks:
+        width = kind.list_size
+        numbers = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
+        ordered_ND[place_N[start : start + len(chunk)]] = numbers.reshape(-1, width)
+        start += len(chunk)
+    return pa.FixedSizeListArray.from_arrays(pa.array(ordered_ND.reshape(-1)), type=kind)
 
 
 def position_after(keys: pa.Array, after: str) -> int:
