@@ -221,7 +221,7 @@ def test_batches_of_a_stream_are_answered_each_by_itself(stubs: Stubs, catalog: 
         for answer in stubs.items.UpsertItems(iter(requests)):
             answers.append(outcomes(list(answer.results)))
 
-    assert failure_of(send).reason == "INVALID_FIELD"
+    assert failure_of(send).reason == "CATALOG_NOT_FOUND"
     assert answers == [
         [INSERTED, INSERTED],
         [INSERTED],
