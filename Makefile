@@ -39,9 +39,19 @@ $(VLLM_VENV)/.installed: pyproject.toml requirements-vllm.txt constraints-vllm.t
 test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real vLLM with a tiny random model
 	$(VLLM_VENV)/bin/python -m pytest -c tests_vllm/pytest.ini --rootdir tests_vllm tests_vllm
 
-bench: $(VENV)/.installed $(VLLM_VENV)/.installed  ## speed and memory beside peers: benchmarks/results/*.json
-	$(BIN)/python -m benchmarks.enrichment --vllm-python $(VLLM_VENV)/bin/python $(if $(DATA),--data $(DATA))
-	$(BIN)/python -m benchmarks.training $(if $(DATA),--data $(DATA))
+# Peers of benchmarks.store that want other versions than the rest.
+.venv-bench/.installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
+
+# A missed target is told, and the next benchmark goes on.
+bench: $(VENV)/.installed $(VLLM_VENV)/.installed .venv-bench/.installed  ## speed and memory beside peers: benchmarks/results/*.json
+	-$(BIN)/python -m benchmarks.enrichment --vllm-python $(VLLM_VENV)/bin/python $(if $(DATA),--data $(DATA))
+	-$(BIN)/python -m benchmarks.store
+	-$(BIN)/python -m benchmarks.serving
+	-$(BIN)/python -m benchmarks.growth
+	-$(BIN)/python -m benchmarks.training $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/.installed proto-check  ## style, types, wire
 	$(BIN)/ruff check .
