@@ -51,6 +51,8 @@ bench: $(VENV)/.installed $(VLLM_VENV)/.installed .venv-bench/.installed  ## spe
 	-$(BIN)/python -m benchmarks.store
 	-$(BIN)/python -m benchmarks.serving
 	-$(BIN)/python -m benchmarks.growth
+	-$(BIN)/python -m benchmarks.housekeeping
+	-$(BIN)/python -m benchmarks.workers
 	-$(BIN)/python -m benchmarks.training $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/.installed proto-check  ## style, types, wire

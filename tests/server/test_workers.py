@@ -115,13 +115,15 @@ def test_every_worker_sees_a_promote_a_split_and_new_vectors(workers: list[Stubs
     soon(lambda: "bare" not in recommended(first, catalog))
 
 
-def test_a_call_under_way_ends_before_a_stop_and_the_port_is_one(tmp_path: Path):
-    server = RunningServer(tmp_path, enricher=False, server__workers=2).start()
+def test_one_enricher_beside_all_and_calls_under_way_end_before_a_stop(tmp_path: Path):
+    server = RunningServer(tmp_path, server__workers=2).start()
     connections = Workers(server.address)
     try:
         stubs = connections.connect()
-        pids = server.worker_pids
-        assert len(pids) == 2
+        pids = [*server.worker_pids, server.enricher_pid]
+        assert len(pids) == 3
+        children = psutil.Process(server.api_pid).children()
+        assert {child.pid for child in children} == set(pids), "one enricher, and it is the parent's"
         # A stream that is open, on each worker, ends with an answer although the stop comes in between.
         going: threading.Event = threading.Event()
 
@@ -233,15 +235,3 @@ def test_workers_that_cannot_start_say_so_once(tmp_path: Path):
     ran = subprocess.run([sys.executable, "-m", "dmesr_server", *flags], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert [line.startswith("error: ") for line in ran.stderr.strip().splitlines()].count(True) == 1
-
-
-def test_one_enricher_beside_all_workers(tmp_path: Path):
-    server = RunningServer(tmp_path, server__workers=2).start()
-    try:
-        server.enricher_pid  # noqa: B018 - waits for it
-        children = psutil.Process(server.api_pid).children(recursive=True)
-        commands = [" ".join(child.cmdline()) for child in children]
-        assert sum("dmesr_server.enricher" in command for command in commands) == 1
-        assert sum("dmesr_server.worker" in command for command in commands) == 2
-    finally:
-        server.stop()

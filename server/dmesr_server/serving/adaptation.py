@@ -14,7 +14,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,18 +227,19 @@ class _Run:
     def _wanted(self) -> dict[str, str]:
         """Each item that belongs in the index, with the hash of what its vector is made from."""
         digests: dict[str, str] = {}
+        hash_of = input_hasher(self._artefact)
         if self._sources:
             recipe_id = self._artefact.manifest.recipe_id
             for item_id, hashes in self._catalog.embeddings(recipe_id).hashes().items():
                 own = [hashes.get(source) for source in self._sources]
                 if any(own):
-                    digests[item_id] = input_hash(self._artefact, own)
-        nothing = input_hash(self._artefact, [None] * len(self._sources))
+                    digests[item_id] = hash_of(own)
+        nothing = hash_of([None] * len(self._sources))
         for item_id in self._artefact.learned.ids_with_part():
             digests.setdefault(item_id, nothing)
         # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
         ids = list(digests)
-        existing = {item_id for chunk in _chunks(ids) for item_id in self._catalog.items.existing(chunk)}
+        existing = self._catalog.items.existing(ids)
         return {item_id: digests[item_id] for item_id in ids if item_id in existing}
 
     def _vectors(self, tower: towers.ItemTower | None, item_ids: Sequence[str]) -> np.ndarray:
@@ -262,12 +263,22 @@ class _Run:
         self._lease = self._control.leases.renew(self._lease)
 
 
-def input_hash(artefact: Artefact, hashes: Sequence[str | None]) -> str:
-    """The hash of what an item's vector is made from: the model, and the hash of each declared source.
+def input_hasher(artefact: Artefact) -> Callable[[Sequence[str | None]], str]:
+    """Hashes what an item's vector is made from: the model, and the hash of each declared source.
 
     The model is part of it because names come again: a catalog that is dropped and made anew counts from version 1.
+    Every item is hashed whenever one has changed, so this is written for speed: sha256 hex over the JSON list of all.
     """
-    return hashlib.sha256(json.dumps([artefact.digest, *hashes]).encode()).hexdigest()
+    start = json.dumps([artefact.digest])[:-1]
+
+    def hash_of(hashes: Sequence[str | None]) -> str:
+        parts = [start]
+        for one in hashes:
+            # Hashes are hex as a rule, which JSON leaves as it is.
+            parts.append("null" if one is None else f'"{one}"' if one.isascii() and one.isalnum() else json.dumps(one))
+        return hashlib.sha256((", ".join(parts) + "]").encode()).hexdigest()
+
+    return hash_of
 
 
 def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray]:
