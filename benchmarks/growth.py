@@ -93,8 +93,8 @@ def vectors_of(items: int) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
         )
 
 
-def passed(items: int, folder: Path) -> Passed:
-    """Takes a catalogue of this size all the way."""
+def passed(items: int, folder: Path, *, rest_seconds: float) -> Passed:
+    """Takes a catalogue of this size all the way, and then waits before it looks at the memory that is left."""
     found = Passed(items)
     with serving.server(folder) as (address, process), dmesr.connect(address) as client:
         with found.step("import", process):
@@ -128,6 +128,7 @@ def passed(items: int, folder: Path) -> Passed:
         with found.step("recommend", process):
             took = [_timed(ask) for _ in range(CALLS)]
         found.seconds["recommend"] = float(np.median(took))
+        time.sleep(rest_seconds)
         found.rest_bytes = process.memory_info().rss
         found.matrix_bytes = 4 * items * _width(client)
     return found
@@ -161,7 +162,7 @@ def rows_of(all_passed: Sequence[Passed]) -> list[Row]:
             found.append(Row(f"{part}/{step}", one.seconds[step], "s", how, peer=peer, better="lower"))
         peak = max(one.peak_bytes.values())
         how = (
-            f"resident memory of the API after the last answer, mapped files included; peer: the item matrix; at most "
+            f"resident memory of the API a while after the last answer, mapped files included; peer: the item matrix; at most "
             f"{peak / 1e6:,.0f} MB on the way"
         )
         matrix = one.matrix_bytes / 1e6
@@ -174,13 +175,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--items", type=int, action="append", help="a size; 10,000, 100,000 and 1,000,000 by default")
+    parser.add_argument("--rest", type=float, default=25.0, help="seconds after the last answer, before memory is read")
     parser.add_argument("--output", type=Path, default=serving.ROOT / "benchmarks" / "results" / "growth.json")
     given = parser.parse_args(arguments)
     on = machine("lancedb", "pyarrow", "grpcio", "onnxruntime", "numpy")
     all_passed = []
     for items in sorted(given.items or (10_000, 100_000, 1_000_000)):
         with tempfile.TemporaryDirectory() as name:
-            all_passed.append(passed(items, Path(name)))
+            all_passed.append(passed(items, Path(name), rest_seconds=given.rest))
     measured = [Row(**{**vars(row), "how": f"{row.how}; {on}"}) for row in rows_of(all_passed)]
     figures.merge(given.output, measured)
     print(figures.table(measured))

@@ -24,7 +24,7 @@ SMALLEST = {
         {"recommend-0k/p50", "recommend-0k/p99", "clients-0k/in-process", "clients-0k/empty"},
     ),
     "growth": (
-        ["--items=500"],
+        ["--items=500", "--rest=0"],
         {f"growth-500/{step}" for step in ("import", "write", "publish", "promote", "first-answer", "recommend")}
         | {"growth-500/memory"},
     ),

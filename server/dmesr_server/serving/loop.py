@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dmesr_server.control import Control
 from dmesr_server.errors import ServiceError
+from dmesr_server.memory import hand_back
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.live import LiveModels
@@ -112,7 +113,8 @@ class ServingLoop:
                 tasks.create_task(self._repeat("sweep", self.sweep, _SWEEP_SECONDS))
 
     def sweep(self) -> None:
-        """Gives expired pins back and removes uploads that nobody will finish."""
+        """Gives back expired pins and freed memory, and removes uploads that nobody will finish."""
+        hand_back()
         for pin in self._control.pins.expired():
             # A pin of a dropped catalog has no table left to unpin.
             with contextlib.suppress(ServiceError):
