@@ -99,13 +99,15 @@ def test_an_end_before_the_first_checkpoint_or_after_a_stale_one_changes_nothing
 
 def test_a_finished_run_is_not_trained_again_but_may_be_made_longer(tmp_path: Path, sequences: Sequences):
     data = {"sequences": sequences, "sources": None, "output": tmp_path / "run", "resume": True}
-    longer = train(**{**data, "output": tmp_path / "longer"}, config=_config(optimiser__epochs=7))
-    first = train(**data, config=_config())
+    # A rate that falls over the run's epochs would be another one in a longer run.
+    steady = {"optimiser__decay": "none"}
+    longer = train(**{**data, "output": tmp_path / "longer"}, config=_config(optimiser__epochs=7, **steady))
+    first = train(**data, config=_config(**steady))
     told: list[int] = []
-    again = train(**data, config=_config(), on_epoch=lambda report: told.append(report.epoch))
+    again = train(**data, config=_config(**steady), on_epoch=lambda report: told.append(report.epoch))
     assert told == []
     assert again.metrics == first.metrics
-    assert _learned(train(**data, config=_config(optimiser__epochs=7))) == _learned(longer)
+    assert _learned(train(**data, config=_config(optimiser__epochs=7, **steady))) == _learned(longer)
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, sequences: Sequences):

@@ -57,7 +57,9 @@ def _first_losses(config: TrainConfig, sequences: Sequences, sources: Sources) -
 
 @pytest.mark.parametrize(("method", "backbone"), GOLDEN)
 def test_golden_losses(method: str, backbone: str, sequences: Sequences, sources: Sources):
-    losses = _first_losses(_config(method, backbone), sequences, sources)
+    # What presets are tuned to is no concern of these numbers.
+    config = _config(method, backbone, backbone__dropout=0.2, backbone__hidden_share=0.2)
+    losses = _first_losses(config, sequences, sources)
     assert losses == pytest.approx(GOLDEN[method, backbone], rel=1e-4)
 
 
