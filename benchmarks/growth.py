@@ -162,7 +162,7 @@ def rows_of(all_passed: Sequence[Passed]) -> list[Row]:
             found.append(Row(f"{part}/{step}", one.seconds[step], "s", how, peer=peer, better="lower"))
         peak = max(one.peak_bytes.values())
         how = (
-            f"resident memory of the API a while after the last answer, mapped files included; peer: the item matrix; at "
+            f"resident memory of the API a while after the last answer, mapped files included; peer: item matrix; at "
             f"most {peak / 1e6:,.0f} MB on the way"
         )
         matrix = one.matrix_bytes / 1e6
