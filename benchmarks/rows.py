@@ -49,7 +49,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the file."""
-        ratio = None if self.ratio is None else round(self.ratio, 4)
+        ratio = None if self.ratio is None else float(f"{self.ratio:.4g}")
         peer = None if self.peer is None else _rounded(self.peer)
         return {**asdict(self), "value": _rounded(self.value), "peer": peer, "ratio": ratio}
 
