@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from dmesr.v1 import embeddings_pb2 as pb
 from dmesr.v1 import items_pb2
@@ -200,7 +201,9 @@ class _Desk:
         existing = self._existing.get(catalog_name)
         if existing is None:
             existing = catalog.items.existing([item_id for item_id in ids if item_id])
-        finite = {source: np.isfinite(written.matrix(source)).all(axis=1) for source in written.columns}
+        finite: dict[str, npt.NDArray[np.bool_]] = {
+            source: np.asarray(np.isfinite(written.matrix(source)).all(axis=1)) for source in written.columns
+        }
         whole = all(finite[source].all() and not column.null_count for source, column in written.columns.items())
         # An item that is there has a sound id, so nothing is left to look at row by row.
         if whole and len(distinct := set(ids)) == len(ids) and distinct <= existing:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dmesr_server.api import validation
@@ -35,16 +36,17 @@ class WrittenVectors:
         """D of each source."""
         return {source: column.type.list_size for source, column in self.columns.items()}
 
-    def matrix(self, source: str) -> np.ndarray:
+    def matrix(self, source: str) -> npt.NDArray[np.float32]:
         """A source's numbers where they lie, float32 [N, D]; anything where a row is null."""
         column = self.columns[source]
         width = column.type.list_size
-        return _numbers(column).to_numpy(zero_copy_only=False).reshape(len(column), width)
+        numbers: npt.NDArray[np.float32] = _numbers(column).to_numpy(zero_copy_only=False)
+        return numbers.reshape(len(column), width)
 
     def hashes(self, source: str) -> list[str]:
         """sha256 of each row's little-endian float32 bytes."""
         matrix_ND = np.ascontiguousarray(self.matrix(source), "<f4")
-        numbers = memoryview(matrix_ND).cast("B")
+        numbers = memoryview(matrix_ND.data).cast("B")
         width = 4 * matrix_ND.shape[1]
         return [hashlib.sha256(numbers[at : at + width]).hexdigest() for at in range(0, len(numbers), width)]
 

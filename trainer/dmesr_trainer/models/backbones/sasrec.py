@@ -7,6 +7,7 @@ Positions are counted from the end, as with SASRec's padding at the start: the n
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,9 @@ class SasRec(Backbone):
 
     def state_at(self, inputs_BLD: Tensor, lengths_B: Tensor, place_B: Tensor) -> Tensor:  # noqa: D102
         states_BLD = self._embedded(inputs_BLD, lengths_B)
-        *blocks, last = self.blocks
-        for block in blocks:
+        for block in self.blocks[:-1]:
             states_BLD = block(states_BLD)
+        last = cast(_Block, self.blocks[-1])
         normed_BD: Tensor = self.norm(last.at(states_BLD, place_B))
         return normed_BD
 
@@ -103,4 +104,5 @@ class _Block(nn.Module):
         met_HBd = met_BHD.transpose(0, 1) @ v_HdD.transpose(1, 2) + v_bias_Hd[:, None]
         state_BD = at_place(states_BLD, place_B) + self.out(met_HBd.transpose(0, 1).flatten(1))
         fed_BD: Tensor = self.feed(self.norm_feed(state_BD))
-        return state_BD + fed_BD
+        added_BD: Tensor = state_BD + fed_BD
+        return added_BD
