@@ -24,6 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from dmesr_server import memory
 from dmesr_server.config import Config, ConfigError, load
 from dmesr_server.control import ClaimedJob, Control, JobState, Lease
 from dmesr_server.encoding_socket import run_folder
@@ -40,6 +41,7 @@ _LOG = logging.getLogger(__name__)
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's mallopt
 _THREADS = 16  # for blocking calls; most of them wait for a disk
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the control database is out of reach
+_TIDYING_SECONDS = 1.0  # between hand-backs of freed memory
 _SIGN_OF_LIFE_SECONDS = 15.0  # how long `GetServerInfo` believes in an enricher that is silent
 
 
@@ -85,6 +87,7 @@ class _Enricher:
         if parent_fd is not None:
             loop.add_reader(parent_fd, self._stop, "the parent has gone")
         life = asyncio.create_task(self._show_life())
+        tidying = asyncio.create_task(self._hand_memory_back())
         queries = self._query_service()
         if queries is not None:
             await queries.start()
@@ -92,8 +95,9 @@ class _Enricher:
         try:
             await self._take_jobs()
         finally:
-            life.cancel()
-            await asyncio.gather(life, return_exceptions=True)
+            for task in (life, tidying):
+                task.cancel()
+            await asyncio.gather(life, tidying, return_exceptions=True)
             if queries is not None:
                 await queries.stop()
             await self._unload()
@@ -200,6 +204,13 @@ class _Enricher:
                 problem,
                 claimed.job.progress,
             )
+
+    async def _hand_memory_back(self) -> None:
+        """What a group of items needed is free when the next one begins, but not yet the system's."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TIDYING_SECONDS)
+            await loop.run_in_executor(self._heart, memory.hand_back)
 
     async def _show_life(self) -> None:
         """Holds the lease by which others see that this enricher lives."""

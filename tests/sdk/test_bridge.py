@@ -138,7 +138,7 @@ def test_an_upsert_reads_no_further_ahead_than_a_few_batches(peer: Peer):
         while taken != before:
             before = taken
             time.sleep(0.1)
-        assert 0 < taken <= 100
+        assert 0 < taken <= 10 * (16 + 2)  # 16 batches may be unanswered; one more waits, and one is being filled
         release.set()
         thread.join(30)
     assert taken == 10_000

@@ -56,7 +56,7 @@ def test_what_is_written_is_what_is_read(films: dmesr.Client, ids: list[str], ve
 
 
 def test_a_read_of_many_messages(films: dmesr.Client, ids: list[str]):
-    wide = np.random.default_rng(1).standard_normal((N, 6_000), dtype=np.float32)  # 3 MB
+    wide = np.random.default_rng(1).standard_normal((N, 8_000), dtype=np.float32)  # 4 MB, and a message holds 3
     films.embeddings.write(source="wide", item_ids=ids, vectors=wide, recipe="mine", create_recipe=True)
     found = films.embeddings.read(recipe="mine")
     np.testing.assert_array_equal(found.matrix("wide"), wide)
