@@ -181,6 +181,11 @@ class Transport:
             self._pools = {other: pool for other, pool in self._pools.items() if not other.is_closed()}
             channels = [self._open_channel() for _ in range(self._channels)]
             pool = self._pools[loop] = _Pool(channels=channels, turns=itertools.cycle(channels))
+        # A channel that has just failed to connect fails the next call at once, for half a second; another may have
+        # found the server again. Where all have failed, one call says so.
+        for channel in itertools.islice(pool.turns, len(pool.channels)):
+            if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                return channel
         return next(pool.turns)
 
     def _open_channel(self) -> grpc.aio.Channel:
