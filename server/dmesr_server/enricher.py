@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -38,7 +37,6 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
 
 _LOG = logging.getLogger(__name__)
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's mallopt
 _THREADS = 16  # for blocking calls; most of them wait for a disk
 _LONGEST_PAUSE = 30.0  # seconds between attempts while the control database is out of reach
 _TIDYING_SECONDS = 1.0  # between hand-backs of freed memory
@@ -257,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-level", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("--parent-fd", type=int, help="a pipe's read end: the process ends when it closes")
     given = parser.parse_args(arguments)
-    _bound_malloc()
+    memory.bound_heaps()
     flags = {
         "store.uri": given.store,
         "enrichment.describer": given.describer,
@@ -280,18 +278,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         parser.exit(1, f"error: {error.message}\n")
     return 0
-
-
-def _bound_malloc() -> None:
-    """Has glibc's threads share two heaps, and gives large blocks back at once; other C libraries go on as they are.
-
-    By itself each thread keeps a heap of what it freed, and the process grew by 125 MB between 1,000 and 10,000 items.
-    Two heaps alone leave about half of that, with the threshold about a quarter.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_ARENA_MAX, 2)
-        library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _json(given: str) -> Mapping[str, Any]:
