@@ -35,6 +35,10 @@ def serve(
         bool | None,
         typer.Option("--read-only", help="A replica: answers from a store that another server writes; no enricher."),
     ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Let other machines in without TLS or without a token."),
+    ] = None,
     store: _Store = None,
     describer: _Describer = None,
     enricher: Annotated[bool, typer.Option("--enricher/--no-enricher", help="Run an enricher beside the API.")] = True,
@@ -66,6 +70,7 @@ def serve(
             "server.port": port,
             "server.workers": workers,
             "server.read_only": read_only,
+            "server.insecure": insecure,
             "store.uri": store,
             "enrichment.describer": describer,
             "enrichment.auto": auto_enrich,

@@ -29,9 +29,16 @@ class ServerConfig(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)  # 0 takes a free port, printed at start
-    token: str | None = None  # bearer token that every call must carry, health apart
+    token: str | None = None  # the first bearer token, with all rights; where it is set, every call must carry a token
+    require_token: bool = False  # also without it: only tokens that the server made (`dmesr-cli tokens`) let in
+    token_poll_seconds: float = Field(default=0.5, gt=0, le=60)  # how often tokens made or revoked elsewhere are seen
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None  # PEM
+    tls_client_ca: Path | None = None  # PEM; clients must then show a certificate that one of these has signed
+    insecure: bool = False  # let others than this machine in without TLS or without a token
+    open_health: bool = True  # health answers without a token: probes of load balancers carry none
+    reflection: bool = True  # tell tools such as grpcurl what calls there are
+    open_reflection: bool = False  # without a token too, where calls need one
     workers: int = Field(default=1, ge=1, le=256)  # processes that answer at the port; one of them adapts and tidies
     read_only: bool = False  # a replica: it follows the writing server on the same store and changes nothing
     grace_seconds: float = Field(default=10.0, ge=0)  # calls in flight at SIGTERM get this long
@@ -41,7 +48,22 @@ class ServerConfig(_Section):
     def _tls_is_whole(self) -> ServerConfig:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key: clients show certificates within TLS")
         return self
+
+    @field_validator("token")
+    @classmethod
+    def _token_is_one(cls, value: str | None) -> str | None:
+        # An empty one would let in whoever sends an empty one; others would never arrive as they stand here.
+        if value is not None and not (value.isascii() and value.isprintable() and value and " " not in value):
+            raise ValueError("token must be printable ASCII characters without spaces, at least one")
+        return value
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether calls must carry a token."""
+        return self.require_token or self.token is not None
 
 
 class StoreConfig(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from pathlib import Path
 
@@ -20,10 +21,12 @@ def check(config: Config, *, ready_file: Path | None) -> None:
     Raises:
         StartError: The server could not start.
     """
+    _check_exposure(config.server)
     _check_address(config.server)
     for key, path in (
         ("server.tls_key", config.server.tls_key),
         ("server.tls_certificate", config.server.tls_certificate),
+        ("server.tls_client_ca", config.server.tls_client_ca),
     ):
         if path is not None:
             _check_pem(key, path)
@@ -41,6 +44,29 @@ def _check_describer(config: Config) -> None:
             describers.create(name, config.enrichment)
         except ServiceError as error:
             raise StartError(f"enrichment.describer: {error.message}") from error
+
+
+def _check_exposure(config: ServerConfig) -> None:
+    """Refuses to let others in without TLS and a token, unless told so in so many words."""
+    missing = []
+    if config.tls_certificate is None:
+        missing.append("no TLS (server.tls_certificate and server.tls_key)")
+    if not config.needs_token:
+        missing.append("no token (server.token, or server.require_token with tokens that the server made)")
+    if missing and not config.insecure and not _is_loopback(config):
+        raise StartError(
+            f"server.host {config.host!r} can be reached from other machines, but there is {' and '.join(missing)}: "
+            "set both, or listen on 127.0.0.1, or say --insecure (server.insecure = true) to let in whoever reaches it"
+        )
+
+
+def _is_loopback(config: ServerConfig) -> bool:
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise cannot_listen(config, error) from error
+    # A name may stand for several addresses; a scope ("%eth0") is no part of one.
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 def _check_address(config: ServerConfig) -> None:

@@ -126,7 +126,7 @@ def child_environment(config: Config, *, secrets: bool) -> Mapping[str, str]:
         secrets: With what lets callers in: the token and the certificate.
     """
     sections = config.model_dump(mode="json")
-    for secret in () if secrets else ("token", "tls_certificate", "tls_key"):
+    for secret in () if secrets else ("token", "tls_certificate", "tls_key", "tls_client_ca"):
         sections["server"][secret] = None
     kept = {name: value for name, value in os.environ.items() if not _is_setting(name, sections)}
     return kept | {
