@@ -100,6 +100,7 @@ from dmesr.item import KEEP_PICTURE, Item
 from dmesr.items import DeleteSummary, ItemsFound
 from dmesr.job_status import JobState, JobStatus, RouteProgress
 from dmesr.jobs import Job
+from dmesr.lineage import AliasMove, ItemDrift, Lineage, SourceCoverage
 from dmesr.models import Alias, Model, ModelState, TrafficSplit
 from dmesr.neighbours import Neighbour, Neighbours
 from dmesr.pins import Pin
@@ -119,6 +120,7 @@ __all__ = [
     "TLS",
     "Aborted",
     "Alias",
+    "AliasMove",
     "AliasNotFound",
     "AlreadyExists",
     "ApiError",
@@ -158,6 +160,7 @@ __all__ = [
     "InvalidItemId",
     "InvalidPageToken",
     "Item",
+    "ItemDrift",
     "ItemNotFound",
     "ItemsFound",
     "Job",
@@ -167,6 +170,7 @@ __all__ = [
     "JobStatus",
     "LeaseLost",
     "Limits",
+    "Lineage",
     "MalformedArrow",
     "Model",
     "ModelExists",
@@ -215,6 +219,7 @@ __all__ = [
     "SnapshotRefused",
     "SnapshotTable",
     "Source",
+    "SourceCoverage",
     "SourceDrift",
     "SourceNotFound",
     "SourceReadOnly",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from dmesr.arguments import one_id
 from dmesr.bridge import EventLoopThread
 from dmesr.errors import DeadlineExceeded, InvalidInput, by_reason
+from dmesr.lineage import Lineage, to_lineage
 from dmesr.rows import Problem, to_problem, to_time
 from dmesr.transport import Rpc, Transport
 from dmesr.v1 import models_pb2
@@ -64,6 +65,7 @@ class Model:
     aliases: tuple[str, ...]  # that point to it now
     create_time: datetime | None
     problem: Problem | None  # why it failed
+    lineage: Lineage | None = None  # only where it was asked for
 
     @property
     def ref(self) -> str:
@@ -201,10 +203,12 @@ class AsyncModels:
             model = await self.get(model.ref)
         return model
 
-    async def get(self, ref: str = "production") -> Model:
+    async def get(self, ref: str = "production", *, lineage: bool = False) -> Model:
         """Reads one model."""
-        request = models_pb2.GetModelRequest(catalog=self._catalog, model=one_id(ref, name="ref"))
-        return _model((await self._transport.unary(GET, request)).model)
+        request = models_pb2.GetModelRequest(catalog=self._catalog, model=one_id(ref, name="ref"), lineage=lineage)
+        answer = await self._transport.unary(GET, request)
+        model = _model(answer.model)
+        return replace(model, lineage=to_lineage(answer.lineage)) if answer.HasField("lineage") else model
 
     async def list(self) -> AsyncIterator[Model]:
         """Iterates the catalog's models, newest first."""
@@ -282,16 +286,18 @@ class Models:
         """
         return self._loop.run(self._core.publish(folder, name=name, wait=wait, timeout=timeout))
 
-    def get(self, ref: str = "production") -> Model:
+    def get(self, ref: str = "production", *, lineage: bool = False) -> Model:
         """Reads one model.
 
         Args:
             ref: An alias, a name (its newest version) or "name:version".
+            lineage: Trace what it was made from, how its items have drifted since and where it was promoted to. This
+                reads a hash of every item.
 
         Raises:
             ModelNotFound: No such model or alias.
         """
-        return self._loop.run(self._core.get(ref))
+        return self._loop.run(self._core.get(ref, lineage=lineage))
 
     def list(self) -> Iterator[Model]:
         """Iterates the catalog's models, newest first."""

@@ -144,7 +144,7 @@ def test_export_refuses_a_name_it_cannot_write(cli: Cli, filled: dmesr.Client):
         assert len(called.err.splitlines()) == 1
 
 
-def test_the_life_of_a_model(cli: Cli, folder: Path, write: Callable[..., Path]):
+def test_the_life_of_a_model(cli: Cli, folder: Path, write: Callable[..., Path], filled: dmesr.Client):
     empty = cli("models", "list", "--json")
     assert (empty.code, empty.json) == (0, [])
     first = cli("models", "publish", folder, "--name", "tiny", "--promote", "production", "--json")
@@ -164,6 +164,19 @@ def test_the_life_of_a_model(cli: Cli, folder: Path, write: Callable[..., Path])
     assert cli("models", "delete", "tiny:2", "--yes").err == "deleted tiny:2\n"
     assert "[MODEL_NOT_FOUND]" in cli("models", "show", "tiny:2").err
     assert cli("embeddings", "export", "--model", "tiny:1", "-o", "v.npz", "--json").json["present"] == {"vector": 5}
+    filled.embeddings.write(
+        recipe="mine", source="text", item_ids=["a", "f"], vectors=np.ones((2, 3), "f4"), create_recipe=False
+    )
+    shown = cli("models", "show", "tiny:1").out
+    assert "of 6 with vectors 1 are new and 1 changed, and of 5 from then 0 are gone" in shown
+    assert "rolled back to it" in shown
+    assert "promoted away from it" in shown
+    moves = cli("models", "show", "tiny:1", "--json").json["lineage"]["moves"]
+    assert [(move["action"], move["model"], move["actor"]) for move in moves] == [
+        ("PROMOTED", "tiny:1", "anonymous"),
+        ("PROMOTED", "tiny:2", "anonymous"),
+        ("ROLLED_BACK", "tiny:1", "anonymous"),
+    ]
 
 
 def test_an_artefact_with_a_wrong_checksum_is_refused(cli: Cli, folder: Path):

@@ -37,6 +37,7 @@ VALUES = re.findall(
     """
     Alias Catalog Client DeleteSummary Description Descriptions Drift EmbeddingStats Embeddings EnrichmentStats Estimate
     Moved SourceDrift
+    AliasMove ItemDrift Lineage SourceCoverage
     ImportedDescription Item ItemsFound Job JobState JobStatus KEEP_PICTURE Limits Model ModelState Neighbour
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import confirm, connected, print_line, print_table, say, show
+from . import lineage
+from .console import confirm, connected, print_table, say, show
 from .options import Yes, command, group
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ def show_(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="An alias, a name (its newest version) or NAME:VERSION.")] = "production",
 ) -> None:
-    """Show one model: state, lineage, metrics."""
+    """Show one model and its whole lineage.
+
+    From the catalogue by its recipe, descriptions, vectors, training and metrics to the aliases it was promoted to,
+    and how far its items have drifted since it was trained.
+    """
     with connected(ctx) as client:
-        found = client.models.get(model)
-    show(ctx, found, lambda: _print_model(found))
+        found = client.models.get(model, lineage=True)
+    show(ctx, found, lambda: lineage.print_chain(found))
 
 
 @command(
@@ -74,7 +79,7 @@ def publish(
         published = client.models.publish(folder, name=name, wait=wait)
         if promote:
             published = client.models.promote(published.ref, alias=promote)
-    show(ctx, published, lambda: say(_state_line(published)))
+    show(ctx, published, lambda: say(lineage.state_line(published)))
 
 
 @command(
@@ -144,37 +149,3 @@ def delete(
     with connected(ctx) as client:
         client.models.delete(model)
     show(ctx, {"deleted": model}, lambda: say(f"deleted {model}"))
-
-
-def _state_line(model: dmesr.Model) -> str:
-    aliases = f", {', '.join(model.aliases)}" if model.aliases else ""
-    return f"{model.ref}: {model.state.name.lower()}, {model.items_adapted:,} items adapted{aliases}"
-
-
-def _print_model(model: dmesr.Model) -> None:
-    print_line(_state_line(model))
-    if model.problem is not None:
-        print_line(f"problem: {model.problem}")
-    manifest = model.manifest
-    facts = {
-        "published": model.create_time,
-        "method": manifest.get("method"),
-        "backbone": manifest.get("backbone"),
-        "recipe": model.recipe_id,
-        "sources": [f"{source['name']} ({source['dim']})" for source in manifest.get("sources", [])],
-        "views": [f"{view['name']} [{view['start']}:{view['stop']}]" for view in manifest.get("views", [])],
-        "vector width": manifest.get("vector_dim"),
-        "longest history": manifest.get("max_history"),
-        "digest": model.digest,
-    }
-    print_table(["", ""], facts.items())
-    metrics = _flat(manifest.get("metrics", {}))
-    if metrics:
-        print_line()
-        print_table(["metric", "value"], metrics, right=["value"])
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(values, dict):
-        return [(prefix, values)]
-    return [row for key, value in values.items() for row in _flat(value, f"{prefix}.{key}" if prefix else str(key))]

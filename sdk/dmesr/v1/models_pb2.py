@@ -16,15 +16,19 @@ from dmesr.v1 import items_pb2 as dmesr_dot_v1_dot_items__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64mesr/v1/models.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.dmesr.v1.ModelState\x12%\n\x07problem\x18\x04 \x01(\x0b\x32\x14.dmesr.v1.RowProblem\x12\x11\n\trecipe_id\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x15\n\ritems_adapted\x18\x08 \x01(\x03\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x13PublishModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"6\n\x14PublishModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"1\n\x0fGetModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"K\n\x11ListModelsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.dmesr.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x13PromoteModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\"6\n\x14PromoteModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"6\n\x14RollbackModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\"7\n\x15RollbackModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"4\n\x12\x44\x65leteModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"|\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05split\x18\x04 \x01(\x0b\x32\x16.dmesr.v1.TrafficSplit\"c\n\x0cTrafficSplit\x12\x13\n\x0bother_alias\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x12ListAliasesRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"7\n\x13ListAliasesResponse\x12 \n\x07\x61liases\x18\x01 \x03(\x0b\x32\x0f.dmesr.v1.Alias\"Y\n\x13SplitTrafficRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x13\n\x0bother_alias\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x01\"6\n\x14SplitTrafficResponse\x12\x1e\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Alias*r\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_ADAPTING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\xf3\x04\n\x0cModelService\x12O\n\x0cPublishModel\x12\x1d.dmesr.v1.PublishModelRequest\x1a\x1e.dmesr.v1.PublishModelResponse(\x01\x12\x41\n\x08GetModel\x12\x19.dmesr.v1.GetModelRequest\x1a\x1a.dmesr.v1.GetModelResponse\x12G\n\nListModels\x12\x1b.dmesr.v1.ListModelsRequest\x1a\x1c.dmesr.v1.ListModelsResponse\x12M\n\x0cPromoteModel\x12\x1d.dmesr.v1.PromoteModelRequest\x1a\x1e.dmesr.v1.PromoteModelResponse\x12P\n\rRollbackModel\x12\x1e.dmesr.v1.RollbackModelRequest\x1a\x1f.dmesr.v1.RollbackModelResponse\x12J\n\x0b\x44\x65leteModel\x12\x1c.dmesr.v1.DeleteModelRequest\x1a\x1d.dmesr.v1.DeleteModelResponse\x12J\n\x0bListAliases\x12\x1c.dmesr.v1.ListAliasesRequest\x1a\x1d.dmesr.v1.ListAliasesResponse\x12M\n\x0cSplitTraffic\x12\x1d.dmesr.v1.SplitTrafficRequest\x1a\x1e.dmesr.v1.SplitTrafficResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64mesr/v1/models.proto\x12\x08\x64mesr.v1\x1a\x14\x64mesr/v1/items.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.dmesr.v1.ModelState\x12%\n\x07problem\x18\x04 \x01(\x0b\x32\x14.dmesr.v1.RowProblem\x12\x11\n\trecipe_id\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x15\n\ritems_adapted\x18\x08 \x01(\x03\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x13PublishModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"6\n\x14PublishModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"B\n\x0fGetModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07lineage\x18\x03 \x01(\x08\"V\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\x12\"\n\x07lineage\x18\x02 \x01(\x0b\x32\x11.dmesr.v1.Lineage\"K\n\x11ListModelsRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.dmesr.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x13PromoteModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\"6\n\x14PromoteModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"6\n\x14RollbackModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\"7\n\x15RollbackModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Model\"4\n\x12\x44\x65leteModelRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"|\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05split\x18\x04 \x01(\x0b\x32\x16.dmesr.v1.TrafficSplit\"c\n\x0cTrafficSplit\x12\x13\n\x0bother_alias\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x12ListAliasesRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\"7\n\x13ListAliasesResponse\x12 \n\x07\x61liases\x18\x01 \x03(\x0b\x32\x0f.dmesr.v1.Alias\"Y\n\x13SplitTrafficRequest\x12\x0f\n\x07\x63\x61talog\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x13\n\x0bother_alias\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x01\"6\n\x14SplitTrafficResponse\x12\x1e\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x0f.dmesr.v1.Alias\"\x8c\x03\n\x07Lineage\x12\x14\n\x0cpublished_by\x18\x01 \x01(\t\x12\x15\n\ritems_version\x18\x02 \x01(\x03\x12\r\n\x05items\x18\x03 \x01(\x03\x12\x11\n\titems_now\x18\x04 \x01(\x03\x12\x13\n\x0brecipe_gone\x18\x05 \x01(\x08\x12\x14\n\x0crecipe_names\x18\x06 \x03(\t\x12\x19\n\x11\x65mbedding_version\x18\x07 \x01(\x03\x12\x18\n\x10\x65mbedding_digest\x18\x08 \x01(\t\x12+\n\x08\x63overage\x18\t \x03(\x0b\x32\x19.dmesr.v1.LineageCoverage\x12/\n\x0c\x63overage_now\x18\n \x03(\x0b\x32\x19.dmesr.v1.LineageCoverage\x12)\n\x0b\x64rift_basis\x18\x0b \x01(\x0e\x32\x14.dmesr.v1.DriftBasis\x12%\n\x05\x64rift\x18\x0c \x01(\x0b\x32\x16.dmesr.v1.LineageDrift\x12\"\n\x05moves\x18\r \x03(\x0b\x32\x13.dmesr.v1.AliasMove\"t\n\x0fLineageCoverage\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1d\n\x15\x64\x65scription_recipe_id\x18\x02 \x01(\t\x12\x11\n\tdescribed\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x0f\n\x07vectors\x18\x05 \x01(\x03\"f\n\x0cLineageDrift\x12\x12\n\nitems_then\x18\x01 \x01(\x03\x12\x11\n\titems_now\x18\x02 \x01(\x03\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x03\x12\x0f\n\x07removed\x18\x05 \x01(\x03\"\x9e\x01\n\tAliasMove\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.dmesr.v1.AliasAction\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12-\n\tmove_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*r\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_ADAPTING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03*]\n\nDriftBasis\x12\x1b\n\x17\x44RIFT_BASIS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44RIFT_BASIS_TRAINED\x10\x01\x12\x19\n\x15\x44RIFT_BASIS_PUBLISHED\x10\x02*d\n\x0b\x41liasAction\x12\x1c\n\x18\x41LIAS_ACTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LIAS_ACTION_PROMOTED\x10\x01\x12\x1c\n\x18\x41LIAS_ACTION_ROLLED_BACK\x10\x02\x32\xf3\x04\n\x0cModelService\x12O\n\x0cPublishModel\x12\x1d.dmesr.v1.PublishModelRequest\x1a\x1e.dmesr.v1.PublishModelResponse(\x01\x12\x41\n\x08GetModel\x12\x19.dmesr.v1.GetModelRequest\x1a\x1a.dmesr.v1.GetModelResponse\x12G\n\nListModels\x12\x1b.dmesr.v1.ListModelsRequest\x1a\x1c.dmesr.v1.ListModelsResponse\x12M\n\x0cPromoteModel\x12\x1d.dmesr.v1.PromoteModelRequest\x1a\x1e.dmesr.v1.PromoteModelResponse\x12P\n\rRollbackModel\x12\x1e.dmesr.v1.RollbackModelRequest\x1a\x1f.dmesr.v1.RollbackModelResponse\x12J\n\x0b\x44\x65leteModel\x12\x1c.dmesr.v1.DeleteModelRequest\x1a\x1d.dmesr.v1.DeleteModelResponse\x12J\n\x0bListAliases\x12\x1c.dmesr.v1.ListAliasesRequest\x1a\x1d.dmesr.v1.ListAliasesResponse\x12M\n\x0cSplitTraffic\x12\x1d.dmesr.v1.SplitTrafficRequest\x1a\x1e.dmesr.v1.SplitTrafficResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dmesr.v1.models_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_MODELSTATE']._serialized_start=1538
-  _globals['_MODELSTATE']._serialized_end=1652
+  _globals['_MODELSTATE']._serialized_start=2373
+  _globals['_MODELSTATE']._serialized_end=2487
+  _globals['_DRIFTBASIS']._serialized_start=2489
+  _globals['_DRIFTBASIS']._serialized_end=2582
+  _globals['_ALIASACTION']._serialized_start=2584
+  _globals['_ALIASACTION']._serialized_end=2684
   _globals['_MODEL']._serialized_start=91
   _globals['_MODEL']._serialized_end=347
   _globals['_PUBLISHMODELREQUEST']._serialized_start=349
@@ -32,37 +36,45 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_PUBLISHMODELRESPONSE']._serialized_start=436
   _globals['_PUBLISHMODELRESPONSE']._serialized_end=490
   _globals['_GETMODELREQUEST']._serialized_start=492
-  _globals['_GETMODELREQUEST']._serialized_end=541
-  _globals['_GETMODELRESPONSE']._serialized_start=543
-  _globals['_GETMODELRESPONSE']._serialized_end=593
-  _globals['_LISTMODELSREQUEST']._serialized_start=595
-  _globals['_LISTMODELSREQUEST']._serialized_end=670
-  _globals['_LISTMODELSRESPONSE']._serialized_start=672
-  _globals['_LISTMODELSRESPONSE']._serialized_end=750
-  _globals['_PROMOTEMODELREQUEST']._serialized_start=752
-  _globals['_PROMOTEMODELREQUEST']._serialized_end=820
-  _globals['_PROMOTEMODELRESPONSE']._serialized_start=822
-  _globals['_PROMOTEMODELRESPONSE']._serialized_end=876
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=878
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=932
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=934
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=989
-  _globals['_DELETEMODELREQUEST']._serialized_start=991
-  _globals['_DELETEMODELREQUEST']._serialized_end=1043
-  _globals['_DELETEMODELRESPONSE']._serialized_start=1045
-  _globals['_DELETEMODELRESPONSE']._serialized_end=1066
-  _globals['_ALIAS']._serialized_start=1068
-  _globals['_ALIAS']._serialized_end=1192
-  _globals['_TRAFFICSPLIT']._serialized_start=1194
-  _globals['_TRAFFICSPLIT']._serialized_end=1293
-  _globals['_LISTALIASESREQUEST']._serialized_start=1295
-  _globals['_LISTALIASESREQUEST']._serialized_end=1332
-  _globals['_LISTALIASESRESPONSE']._serialized_start=1334
-  _globals['_LISTALIASESRESPONSE']._serialized_end=1389
-  _globals['_SPLITTRAFFICREQUEST']._serialized_start=1391
-  _globals['_SPLITTRAFFICREQUEST']._serialized_end=1480
-  _globals['_SPLITTRAFFICRESPONSE']._serialized_start=1482
-  _globals['_SPLITTRAFFICRESPONSE']._serialized_end=1536
-  _globals['_MODELSERVICE']._serialized_start=1655
-  _globals['_MODELSERVICE']._serialized_end=2282
+  _globals['_GETMODELREQUEST']._serialized_end=558
+  _globals['_GETMODELRESPONSE']._serialized_start=560
+  _globals['_GETMODELRESPONSE']._serialized_end=646
+  _globals['_LISTMODELSREQUEST']._serialized_start=648
+  _globals['_LISTMODELSREQUEST']._serialized_end=723
+  _globals['_LISTMODELSRESPONSE']._serialized_start=725
+  _globals['_LISTMODELSRESPONSE']._serialized_end=803
+  _globals['_PROMOTEMODELREQUEST']._serialized_start=805
+  _globals['_PROMOTEMODELREQUEST']._serialized_end=873
+  _globals['_PROMOTEMODELRESPONSE']._serialized_start=875
+  _globals['_PROMOTEMODELRESPONSE']._serialized_end=929
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=931
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=985
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=987
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1042
+  _globals['_DELETEMODELREQUEST']._serialized_start=1044
+  _globals['_DELETEMODELREQUEST']._serialized_end=1096
+  _globals['_DELETEMODELRESPONSE']._serialized_start=1098
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1119
+  _globals['_ALIAS']._serialized_start=1121
+  _globals['_ALIAS']._serialized_end=1245
+  _globals['_TRAFFICSPLIT']._serialized_start=1247
+  _globals['_TRAFFICSPLIT']._serialized_end=1346
+  _globals['_LISTALIASESREQUEST']._serialized_start=1348
+  _globals['_LISTALIASESREQUEST']._serialized_end=1385
+  _globals['_LISTALIASESRESPONSE']._serialized_start=1387
+  _globals['_LISTALIASESRESPONSE']._serialized_end=1442
+  _globals['_SPLITTRAFFICREQUEST']._serialized_start=1444
+  _globals['_SPLITTRAFFICREQUEST']._serialized_end=1533
+  _globals['_SPLITTRAFFICRESPONSE']._serialized_start=1535
+  _globals['_SPLITTRAFFICRESPONSE']._serialized_end=1589
+  _globals['_LINEAGE']._serialized_start=1592
+  _globals['_LINEAGE']._serialized_end=1988
+  _globals['_LINEAGECOVERAGE']._serialized_start=1990
+  _globals['_LINEAGECOVERAGE']._serialized_end=2106
+  _globals['_LINEAGEDRIFT']._serialized_start=2108
+  _globals['_LINEAGEDRIFT']._serialized_end=2210
+  _globals['_ALIASMOVE']._serialized_start=2213
+  _globals['_ALIASMOVE']._serialized_end=2371
+  _globals['_MODELSERVICE']._serialized_start=2687
+  _globals['_MODELSERVICE']._serialized_end=3314
 # @@protoc_insertion_point(module_scope)

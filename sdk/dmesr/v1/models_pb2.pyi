@@ -76,6 +76,52 @@ MODEL_STATE_READY: ModelState.ValueType  # 2
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
 """Adapting failed; see its problem."""
 
+class _DriftBasis:
+    ValueType = NewType("ValueType", int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DriftBasisEnumTypeWrapper(_EnumTypeWrapper[_DriftBasis.ValueType], type):
+    DESCRIPTOR: EnumDescriptor
+    DRIFT_BASIS_UNSPECIFIED: _DriftBasis.ValueType  # 0
+    """It cannot be told: the model reads no vectors, or was published before this was recorded."""
+    DRIFT_BASIS_TRAINED: _DriftBasis.ValueType  # 1
+    """The very vectors that its training read."""
+    DRIFT_BASIS_PUBLISHED: _DriftBasis.ValueType  # 2
+    """The vectors at its publication: those that its training read were gone by then, or its manifest does not name them."""
+
+class DriftBasis(_DriftBasis, metaclass=_DriftBasisEnumTypeWrapper):
+    """What a model's drift is counted from."""
+
+DRIFT_BASIS_UNSPECIFIED: DriftBasis.ValueType  # 0
+"""It cannot be told: the model reads no vectors, or was published before this was recorded."""
+DRIFT_BASIS_TRAINED: DriftBasis.ValueType  # 1
+"""The very vectors that its training read."""
+DRIFT_BASIS_PUBLISHED: DriftBasis.ValueType  # 2
+"""The vectors at its publication: those that its training read were gone by then, or its manifest does not name them."""
+
+class _AliasAction:
+    ValueType = NewType("ValueType", int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AliasActionEnumTypeWrapper(_EnumTypeWrapper[_AliasAction.ValueType], type):
+    DESCRIPTOR: EnumDescriptor
+    ALIAS_ACTION_UNSPECIFIED: _AliasAction.ValueType  # 0
+    """Not set."""
+    ALIAS_ACTION_PROMOTED: _AliasAction.ValueType  # 1
+    """By PromoteModel."""
+    ALIAS_ACTION_ROLLED_BACK: _AliasAction.ValueType  # 2
+    """By RollbackModel."""
+
+class AliasAction(_AliasAction, metaclass=_AliasActionEnumTypeWrapper):
+    """How an alias was pointed to another model."""
+
+ALIAS_ACTION_UNSPECIFIED: AliasAction.ValueType  # 0
+"""Not set."""
+ALIAS_ACTION_PROMOTED: AliasAction.ValueType  # 1
+"""By PromoteModel."""
+ALIAS_ACTION_ROLLED_BACK: AliasAction.ValueType  # 2
+"""By RollbackModel."""
+
 @final
 class Model(Message):
     """A published model."""
@@ -190,17 +236,21 @@ class GetModelRequest(Message):
 
     CATALOG_FIELD_NUMBER: int
     MODEL_FIELD_NUMBER: int
+    LINEAGE_FIELD_NUMBER: int
     catalog: str
     """The catalog; "default" when empty."""
     model: str
     """The alias, name (its newest version) or "name:version"."""
+    lineage: bool
+    """Trace the model's lineage too, which reads a hash of every item."""
     def __init__(
         self,
         *,
         catalog: str = ...,
         model: str = ...,
+        lineage: bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: Literal["catalog", b"catalog", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "lineage", b"lineage", "model", b"model"]) -> None: ...
 
 @final
 class GetModelResponse(Message):
@@ -209,17 +259,23 @@ class GetModelResponse(Message):
     DESCRIPTOR: Descriptor
 
     MODEL_FIELD_NUMBER: int
+    LINEAGE_FIELD_NUMBER: int
     @property
     def model(self) -> Model:
         """The model."""
+
+    @property
+    def lineage(self) -> Lineage:
+        """What it comes from and where it was promoted to; only where it was asked for."""
 
     def __init__(
         self,
         *,
         model: Model | None = ...,
+        lineage: Lineage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["model", b"model"]) -> bool: ...
-    def ClearField(self, field_name: Literal["model", b"model"]) -> None: ...
+    def HasField(self, field_name: Literal["lineage", b"lineage", "model", b"model"]) -> bool: ...
+    def ClearField(self, field_name: Literal["lineage", b"lineage", "model", b"model"]) -> None: ...
 
 @final
 class ListModelsRequest(Message):
@@ -519,3 +575,181 @@ class SplitTrafficResponse(Message):
     ) -> None: ...
     def HasField(self, field_name: Literal["alias", b"alias"]) -> bool: ...
     def ClearField(self, field_name: Literal["alias", b"alias"]) -> None: ...
+
+@final
+class Lineage(Message):
+    """What a model was made from, how its items have drifted since, and where it was promoted to."""
+
+    DESCRIPTOR: Descriptor
+
+    PUBLISHED_BY_FIELD_NUMBER: int
+    ITEMS_VERSION_FIELD_NUMBER: int
+    ITEMS_FIELD_NUMBER: int
+    ITEMS_NOW_FIELD_NUMBER: int
+    RECIPE_GONE_FIELD_NUMBER: int
+    RECIPE_NAMES_FIELD_NUMBER: int
+    EMBEDDING_VERSION_FIELD_NUMBER: int
+    EMBEDDING_DIGEST_FIELD_NUMBER: int
+    COVERAGE_FIELD_NUMBER: int
+    COVERAGE_NOW_FIELD_NUMBER: int
+    DRIFT_BASIS_FIELD_NUMBER: int
+    DRIFT_FIELD_NUMBER: int
+    MOVES_FIELD_NUMBER: int
+    published_by: str
+    """Who published it; empty where that was not recorded."""
+    items_version: int
+    """Version of the catalogue's items when it was published; 0 where that was not recorded."""
+    items: int
+    """Items of the catalogue when it was published."""
+    items_now: int
+    """Items of the catalogue now."""
+    recipe_gone: bool
+    """Its recipe, or the vectors of it, are no longer there: nothing can be adapted or trained again."""
+    embedding_version: int
+    """Version of the vectors that its training read, by the manifest; 0 where it names none."""
+    embedding_digest: str
+    """Digest of these vectors, by the manifest."""
+    drift_basis: DriftBasis.ValueType
+    """What drift is counted from."""
+    @property
+    def recipe_names(self) -> RepeatedScalarFieldContainer[str]:
+        """The names bound to its recipe now."""
+
+    @property
+    def coverage(self) -> RepeatedCompositeFieldContainer[LineageCoverage]:
+        """How many items each source covered when it was published; empty where that was not recorded."""
+
+    @property
+    def coverage_now(self) -> RepeatedCompositeFieldContainer[LineageCoverage]:
+        """The same, now."""
+
+    @property
+    def drift(self) -> LineageDrift:
+        """How its items differ from then; absent where that cannot be told."""
+
+    @property
+    def moves(self) -> RepeatedCompositeFieldContainer[AliasMove]:
+        """When aliases were pointed to it or away from it, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        published_by: str = ...,
+        items_version: int = ...,
+        items: int = ...,
+        items_now: int = ...,
+        recipe_gone: bool = ...,
+        recipe_names: Iterable[str] | None = ...,
+        embedding_version: int = ...,
+        embedding_digest: str = ...,
+        coverage: Iterable[LineageCoverage] | None = ...,
+        coverage_now: Iterable[LineageCoverage] | None = ...,
+        drift_basis: DriftBasis.ValueType = ...,
+        drift: LineageDrift | None = ...,
+        moves: Iterable[AliasMove] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["drift", b"drift"]) -> bool: ...
+    def ClearField(self, field_name: Literal["coverage", b"coverage", "coverage_now", b"coverage_now", "drift", b"drift", "drift_basis", b"drift_basis", "embedding_digest", b"embedding_digest", "embedding_version", b"embedding_version", "items", b"items", "items_now", b"items_now", "items_version", b"items_version", "moves", b"moves", "published_by", b"published_by", "recipe_gone", b"recipe_gone", "recipe_names", b"recipe_names"]) -> None: ...
+
+@final
+class LineageCoverage(Message):
+    """How many items a source covers."""
+
+    DESCRIPTOR: Descriptor
+
+    SOURCE_FIELD_NUMBER: int
+    DESCRIPTION_RECIPE_ID_FIELD_NUMBER: int
+    DESCRIBED_FIELD_NUMBER: int
+    FAILED_FIELD_NUMBER: int
+    VECTORS_FIELD_NUMBER: int
+    source: str
+    """The source, or the route of that name."""
+    description_recipe_id: str
+    """The description recipe of the route; empty where none describes it."""
+    described: int
+    """Items with a description."""
+    failed: int
+    """Items whose description failed."""
+    vectors: int
+    """Items with a vector."""
+    def __init__(
+        self,
+        *,
+        source: str = ...,
+        description_recipe_id: str = ...,
+        described: int = ...,
+        failed: int = ...,
+        vectors: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["described", b"described", "description_recipe_id", b"description_recipe_id", "failed", b"failed", "source", b"source", "vectors", b"vectors"]) -> None: ...
+
+@final
+class LineageDrift(Message):
+    """How the items with vectors differ from those that a model was trained on."""
+
+    DESCRIPTOR: Descriptor
+
+    ITEMS_THEN_FIELD_NUMBER: int
+    ITEMS_NOW_FIELD_NUMBER: int
+    ADDED_FIELD_NUMBER: int
+    CHANGED_FIELD_NUMBER: int
+    REMOVED_FIELD_NUMBER: int
+    items_then: int
+    """Items with a vector of the model's sources then."""
+    items_now: int
+    """Items that have one now."""
+    added: int
+    """Of those now, the ones that had none then."""
+    changed: int
+    """Of those now, the ones whose vectors are others."""
+    removed: int
+    """Of those then, the ones that have none now."""
+    def __init__(
+        self,
+        *,
+        items_then: int = ...,
+        items_now: int = ...,
+        added: int = ...,
+        changed: int = ...,
+        removed: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["added", b"added", "changed", b"changed", "items_now", b"items_now", "items_then", b"items_then", "removed", b"removed"]) -> None: ...
+
+@final
+class AliasMove(Message):
+    """An alias was pointed to another model."""
+
+    DESCRIPTOR: Descriptor
+
+    ALIAS_FIELD_NUMBER: int
+    ACTION_FIELD_NUMBER: int
+    MODEL_FIELD_NUMBER: int
+    BEFORE_FIELD_NUMBER: int
+    ACTOR_FIELD_NUMBER: int
+    MOVE_TIME_FIELD_NUMBER: int
+    alias: str
+    """The alias."""
+    action: AliasAction.ValueType
+    """How."""
+    model: str
+    """The model that it points to since, "name:version"."""
+    before: str
+    """The model that it pointed to before; empty where the alias was new."""
+    actor: str
+    """Who did it; empty for what was done before that was recorded."""
+    @property
+    def move_time(self) -> Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        alias: str = ...,
+        action: AliasAction.ValueType = ...,
+        model: str = ...,
+        before: str = ...,
+        actor: str = ...,
+        move_time: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["move_time", b"move_time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["action", b"action", "actor", b"actor", "alias", b"alias", "before", b"before", "model", b"model", "move_time", b"move_time"]) -> None: ...

@@ -10,11 +10,12 @@ from dmesr.v1 import models_pb2 as pb
 from dmesr.v1 import models_pb2_grpc
 from grpc.aio import ServicerContext
 
-from dmesr_server.api import translation, validation
+from dmesr_server.api import lineage_translation, translation, validation
 from dmesr_server.api.parts import Parts
+from dmesr_server.caller import caller
 from dmesr_server.control import ModelRow
 from dmesr_server.errors import invalid_field
-from dmesr_server.serving import publishing
+from dmesr_server.serving import lineage, publishing
 from dmesr_server.serving.artefact import parse_manifest
 from dmesr_server.serving.live import ModelKey
 
@@ -91,6 +92,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             artefact.manifest_json,
             lambda version: upload.keep(catalog=catalog, name=name, version=version),
         )
+        lineage.keep(row, control=self._control, catalog=self._parts.store.catalog(catalog))
         if row.state == "FAILED":
             # What it failed of may be mended: publishing it again is how one asks for another attempt.
             self._control.models.set_state(catalog, name, row.version, "ADAPTING")
@@ -104,9 +106,14 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         return translation.model(row, items_adapted=adapted.count())
 
     def _get(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
-        row, _ = self._parts.catalog(request.catalog)
+        row, catalog = self._parts.catalog(request.catalog)
         validation.required(model=request.model)
-        return pb.GetModelResponse(model=self._message(self._control.models.resolve(row.name, request.model)))
+        model = self._control.models.resolve(row.name, request.model)
+        response = pb.GetModelResponse(model=self._message(model))
+        if request.lineage:
+            traced = lineage.trace(model, control=self._control, catalog=catalog)
+            response.lineage.CopyFrom(lineage_translation.lineage(traced))
+        return response
 
     def _list(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         row, _ = self._parts.catalog(request.catalog)
@@ -131,7 +138,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         validation.required(model=request.model)
         alias = validation.new_name("alias", validation.alias_name(request.alias))
         model = self._control.models.resolve(row.name, request.model)
-        self._control.aliases.promote(row.name, alias, model.name, model.version)
+        self._control.aliases.promote(row.name, alias, model.name, model.version, actor=caller())
         self._parts.serving.aliases_changed(catalog=row.name)
         promoted = self._control.models.resolve(row.name, model.ref)
         return pb.PromoteModelResponse(model=self._message(promoted))
@@ -139,7 +146,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     def _rollback(self, request: pb.RollbackModelRequest) -> pb.RollbackModelResponse:
         row, _ = self._parts.catalog(request.catalog)
         alias = validation.alias_name(request.alias)
-        self._control.aliases.rollback(row.name, alias)
+        self._control.aliases.rollback(row.name, alias, actor=caller())
         self._parts.serving.aliases_changed(catalog=row.name)
         return pb.RollbackModelResponse(model=self._message(self._control.models.resolve(row.name, alias)))
 

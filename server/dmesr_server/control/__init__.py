@@ -3,12 +3,14 @@
 Everything here blocks and is safe for any thread; asyncio callers use threads. Several processes may share a database.
 """
 
+from .alias_rows import AliasRow
 from .catalogs import CatalogRow
 from .control import Control
 from .database import read_only_refusal
 from .jobs import ClaimedJob, JobRow, JobState
 from .leases import Lease
-from .models import AliasRow, ModelRow, ModelState
+from .lineage import MoveRow
+from .models import ModelRow, ModelState
 from .pins import PinRow
 from .recipes import DescriptionRecipeRow, RecipeRow
 from .splits import SplitRow
@@ -24,6 +26,7 @@ __all__ = [
     "Lease",
     "ModelRow",
     "ModelState",
+    "MoveRow",
     "PinRow",
     "RecipeRow",
     "SplitRow",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import schema
+from .aliases import Aliases
 from .catalogs import Catalogs
 from .database import Database, now
 from .jobs import Jobs
 from .leases import Leases
-from .models import Aliases, Models
+from .lineage import Lineage
+from .models import Models
 from .pins import Pins
 from .recipes import Recipes
 from .splits import Splits
@@ -35,6 +37,7 @@ class Control:
         self.leases = Leases(database=self._database)
         self.models = Models(database=self._database)
         self.aliases = Aliases(database=self._database)
+        self.lineage = Lineage(database=self._database)
         self.splits = Splits(database=self._database)
         self.pins = Pins(database=self._database)
 

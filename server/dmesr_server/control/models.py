@@ -1,4 +1,4 @@
-"""Models: published artefacts with their versions, and the aliases that point to them."""
+"""Models: published artefacts with their versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..errors import ServiceError
-from . import catalogs, schema
+from . import catalogs, lineage, schema
+from .alias_rows import find_alias
 from .database import Database, now
 
 
@@ -52,30 +53,6 @@ class ModelRow:
     problem: Mapping[str, Any] | None
     create_time: datetime
     aliases: tuple[str, ...]
-
-    @property
-    def ref(self) -> str:
-        """The model as "name:version"."""
-        return f"{self.name}:{self.version}"
-
-
-@dataclass(frozen=True)
-class AliasRow:
-    """Where an alias points.
-
-    Attributes:
-        catalog: Its catalog.
-        alias: Its name.
-        name: The model's name.
-        version: The model's version.
-        update_time: Since when, UTC.
-    """
-
-    catalog: str
-    alias: str
-    name: str
-    version: int
-    update_time: datetime
 
     @property
     def ref(self) -> str:
@@ -139,7 +116,7 @@ class Models:
                     create_time=now(),
                 )
             )
-            return _get(connection, catalog, name, version)
+            return get_model(connection, catalog, name, version)
 
     def get(self, catalog: str, ref: str) -> ModelRow:
         """The model that an alias points to, the newest version of a name, or "name:version", tried in that order.
@@ -214,7 +191,7 @@ class Models:
                 .where(_is(catalog, name, version))
                 .values(state=ModelState(state), problem=None if problem is None else dict(problem))
             )
-            return _get(connection, catalog, name, version)
+            return get_model(connection, catalog, name, version)
 
     def delete(self, catalog: str, name: str, version: int) -> ModelRow:
         """Deletes a model that no alias points to.
@@ -226,7 +203,7 @@ class Models:
             ServiceError: MODEL_NOT_FOUND, or MODEL_IN_USE when an alias points to it.
         """
         with self._database.write() as connection:
-            model = _get(connection, catalog, name, version, lock=True)
+            model = get_model(connection, catalog, name, version, lock=True)
             if model.aliases:
                 raise ServiceError(
                     "MODEL_IN_USE",
@@ -240,90 +217,9 @@ class Models:
                     history.c.catalog == catalog, history.c.name == name, history.c.version == version
                 )
             )
+            lineage.forget(connection, catalog, name, version)
             connection.execute(schema.models.delete().where(_is(catalog, name, version)))
             return model
-
-
-class Aliases:
-    """The aliases of all catalogs. Safe for any thread."""
-
-    def __init__(self, *, database: Database):
-        self._database = database
-
-    def promote(self, catalog: str, alias: str, name: str, version: int) -> AliasRow:
-        """Points an alias to a model, atomically. Where it points already nothing changes.
-
-        Raises:
-            ServiceError: CATALOG_NOT_FOUND, MODEL_NOT_FOUND or MODEL_NOT_READY.
-        """
-        history = schema.alias_history
-        with self._database.write() as connection:
-            catalogs.get(connection, catalog, lock=True)
-            model = _get(connection, catalog, name, version, lock=True)
-            if model.state != ModelState.READY:
-                raise ServiceError(
-                    "MODEL_NOT_READY",
-                    f"the model {model.ref} is {model.state}: wait until it is READY, or publish it again if it failed",
-                    model=model.ref,
-                    state=model.state,
-                )
-            before = _alias(connection, catalog, alias)
-            if before is not None and (before.name, before.version) == (name, version):
-                return before
-            if before is not None:
-                connection.execute(
-                    history.insert().values(catalog=catalog, alias=alias, name=before.name, version=before.version)
-                )
-            return _point(connection, catalog, alias, name, version)
-
-    def rollback(self, catalog: str, alias: str) -> AliasRow:
-        """Points an alias back to the model before, atomically; again, to the one before that.
-
-        Raises:
-            ServiceError: CATALOG_NOT_FOUND, ALIAS_NOT_FOUND or NO_EARLIER_MODEL.
-        """
-        history = schema.alias_history
-        earlier = history.select().where(history.c.catalog == catalog, history.c.alias == alias)
-        with self._database.write() as connection:
-            catalogs.get(connection, catalog, lock=True)
-            current = _alias(connection, catalog, alias)
-            if current is None:
-                raise _alias_not_found(catalog, alias)
-            row = connection.execute(earlier.order_by(history.c.number.desc()).limit(1)).one_or_none()
-            if row is None:
-                raise ServiceError(
-                    "NO_EARLIER_MODEL",
-                    f"the alias {alias} points to {current.ref} and to no model before it: promote another one",
-                    alias=alias,
-                    model=current.ref,
-                )
-            connection.execute(history.delete().where(history.c.number == row.number))
-            return _point(connection, catalog, alias, row.name, row.version)
-
-    def resolve(self, catalog: str, alias: str) -> AliasRow:
-        """Where an alias points.
-
-        Raises:
-            ServiceError: CATALOG_NOT_FOUND or ALIAS_NOT_FOUND.
-        """
-        with self._database.read() as connection:
-            catalogs.get(connection, catalog)
-            row = _alias(connection, catalog, alias)
-        if row is None:
-            raise _alias_not_found(catalog, alias)
-        return row
-
-    def list(self, catalog: str) -> list[AliasRow]:
-        """The aliases of a catalog by name.
-
-        Raises:
-            ServiceError: CATALOG_NOT_FOUND.
-        """
-        aliases = schema.aliases
-        query = aliases.select().where(aliases.c.catalog == catalog).order_by(aliases.c.alias)
-        with self._database.read() as connection:
-            catalogs.get(connection, catalog)
-            return [AliasRow(**row) for row in connection.execute(query).mappings()]
 
 
 def _is(catalog: str, name: str, version: int) -> sa.ColumnElement[bool]:
@@ -337,9 +233,9 @@ def _parsed(ref: str) -> tuple[str, int] | None:
 
 
 def _resolve(connection: sa.Connection, catalog: str, ref: str) -> ModelRow:
-    alias = _alias(connection, catalog, ref)
+    alias = find_alias(connection, catalog, ref)
     if alias is not None:
-        return _get(connection, catalog, alias.name, alias.version)
+        return get_model(connection, catalog, alias.name, alias.version)
     models = schema.models
     query = models.select().where(models.c.catalog == catalog, models.c.name == ref)
     rows = _rows(connection, connection.execute(query.order_by(models.c.version.desc()).limit(1)).mappings())
@@ -348,10 +244,15 @@ def _resolve(connection: sa.Connection, catalog: str, ref: str) -> ModelRow:
     parsed = _parsed(ref)
     if parsed is None:
         raise _model_not_found(catalog, ref)
-    return _get(connection, catalog, *parsed)
+    return get_model(connection, catalog, *parsed)
 
 
-def _get(connection: sa.Connection, catalog: str, name: str, version: int, *, lock: bool = False) -> ModelRow:
+def get_model(connection: sa.Connection, catalog: str, name: str, version: int, *, lock: bool = False) -> ModelRow:
+    """One version of a model, within a transaction.
+
+    Raises:
+        ServiceError: MODEL_NOT_FOUND.
+    """
     query = schema.models.select().where(_is(catalog, name, version))
     rows = _rows(connection, connection.execute(query.with_for_update() if lock else query).mappings())
     if not rows:
@@ -367,33 +268,6 @@ def _model_not_found(catalog: str, ref: str) -> ServiceError:
         catalog=catalog,
         model=ref,
     )
-
-
-def _alias_not_found(catalog: str, alias: str) -> ServiceError:
-    return ServiceError(
-        "ALIAS_NOT_FOUND",
-        f"the catalog {catalog} has no alias {alias}: promote a model to it first",
-        catalog=catalog,
-        alias=alias,
-    )
-
-
-def _alias(connection: sa.Connection, catalog: str, alias: str) -> AliasRow | None:
-    aliases = schema.aliases
-    query = aliases.select().where(aliases.c.catalog == catalog, aliases.c.alias == alias)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else AliasRow(**row)
-
-
-def _point(connection: sa.Connection, catalog: str, alias: str, name: str, version: int) -> AliasRow:
-    aliases = schema.aliases
-    row = AliasRow(catalog=catalog, alias=alias, name=name, version=version, update_time=now())
-    moved = connection.execute(
-        aliases.update().where(aliases.c.catalog == catalog, aliases.c.alias == alias).values(**vars(row))
-    )
-    if moved.rowcount == 0:
-        connection.execute(aliases.insert().values(**vars(row)))
-    return row
 
 
 def _rows(connection: sa.Connection, rows: Iterable[sa.RowMapping]) -> list[ModelRow]:

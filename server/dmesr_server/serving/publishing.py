@@ -182,6 +182,7 @@ def delete(row: ModelRow, *, control: Control, store: Store, live: LiveModels) -
     # An adaptation that is under way would make the table anew: it stops at the next chunk, as the row is gone.
     with adaptation_stopped(control, key):
         store.catalog(key.catalog).adapted(key.ref, parse_manifest(row.manifest_json).vector_dim).drop()
+        store.catalog(key.catalog).trained(key.ref).drop()
     shutil.rmtree(row.artefact_path, ignore_errors=True)
 
 

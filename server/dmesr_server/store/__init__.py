@@ -15,6 +15,7 @@ from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
 from .tidiness import Tidiness
+from .trained import ItemDrift, TrainedTable, short_hashes
 from .vector_columns import SourceColumn, vector_rows
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
 from .vectors import VectorTable
@@ -34,6 +35,7 @@ __all__ = [
     "IndexKind",
     "IndexRecord",
     "IndexState",
+    "ItemDrift",
     "ItemTable",
     "ItemWrite",
     "Picture",
@@ -47,6 +49,7 @@ __all__ = [
     "TableContent",
     "TableStats",
     "Tidiness",
+    "TrainedTable",
     "VectorIndex",
     "VectorTable",
     "attributes_hash",
@@ -56,5 +59,6 @@ __all__ = [
     "encoded",
     "held",
     "matrix_of",
+    "short_hashes",
     "vector_rows",
 ]

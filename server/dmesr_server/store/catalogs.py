@@ -22,6 +22,8 @@ from .items import ItemTable
 from .pictures import PictureTable
 from .tables import Table, key_field
 from .tidiness import files_of, tidiness
+from .trained import PREFIX as TRAINED_PREFIX
+from .trained import TrainedTable
 from .vectors import VectorTable
 
 SCHEMA_VERSION = 1
@@ -106,6 +108,10 @@ class CatalogStore:
             table.declare(adapted.VECTOR, dim)
         return table
 
+    def trained(self, model_key: str) -> TrainedTable:
+        """What a model was trained on; there may be nothing kept of it."""
+        return TrainedTable(database=self._database, model_key=model_key)
+
     def vector_tables(self) -> list[VectorTable]:
         """All tables of vectors that there are."""
         for name in self._database.names():
@@ -151,7 +157,8 @@ class CatalogStore:
         """All tables that there are, for house-keeping."""
         there = set(self._database.names())
         own = (self.items._table, self.pictures._table, self.descriptions._table, self.indexes._table)
-        tables = [*own, *(table._table for table in self.vector_tables())]
+        trained = [self.trained(decoded(name.removeprefix(TRAINED_PREFIX))) for name in there if _is_trained(name)]
+        tables = [*own, *(table._table for table in self.vector_tables()), *(table._table for table in trained)]
         return [table for table in tables if table.name in there]
 
     def optimise(self) -> None:
@@ -220,6 +227,10 @@ class Store:
         """Lets go of every handle."""
         with self._lock:
             self._catalogs.clear()
+
+
+def _is_trained(name: str) -> bool:
+    return name.startswith(TRAINED_PREFIX)
 
 
 def _check_schema(database: Database) -> int:

@@ -66,9 +66,13 @@ class VectorTable:
         """The table's name in the database."""
         return self._table.name
 
-    def snapshot(self) -> Snapshot:
-        """The newest version."""
-        return self._table.snapshot()
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """One version; the newest when None.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND.
+        """
+        return self._table.snapshot(version)
 
     def attempt(self, what: str, act: Callable[[Any], _Result]) -> _Result | None:
         """Does something with the LanceDB table; None when there is no table. For indexes."""
