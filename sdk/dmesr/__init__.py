@@ -12,6 +12,7 @@ The same calls as coroutines are in :mod:`dmesr.aio`, errors in :mod:`dmesr.erro
 """
 
 from dmesr import aio, errors, readers
+from dmesr.access import AuditEntry, NewToken, Token, TokenScope
 from dmesr.admin import (
     Catalog,
     CompactedTable,
@@ -67,6 +68,7 @@ from dmesr.errors import (
     NonFiniteVector,
     NoPrompt,
     NotFound,
+    OutOfScope,
     PermissionDenied,
     PictureFileNotFound,
     PictureHashMismatch,
@@ -86,6 +88,7 @@ from dmesr.errors import (
     SourceReadOnly,
     StoreFull,
     StoreUnavailable,
+    TokenNotFound,
     Unauthenticated,
     Unavailable,
     UnknownRoute,
@@ -125,6 +128,7 @@ __all__ = [
     "AlreadyExists",
     "ApiError",
     "AttributesTooLarge",
+    "AuditEntry",
     "Catalog",
     "CatalogExists",
     "CatalogNotFound",
@@ -181,11 +185,13 @@ __all__ = [
     "Moved",
     "Neighbour",
     "Neighbours",
+    "NewToken",
     "NoEarlierModel",
     "NoEnricher",
     "NoPrompt",
     "NonFiniteVector",
     "NotFound",
+    "OutOfScope",
     "PermissionDenied",
     "PictureFileNotFound",
     "PictureHashMismatch",
@@ -230,6 +236,9 @@ __all__ = [
     "Strategy",
     "TableStats",
     "Timeout",
+    "Token",
+    "TokenNotFound",
+    "TokenScope",
     "TrafficSplit",
     "Unauthenticated",
     "Unavailable",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from dmesr import access
+from dmesr.access import AuditEntry, NewToken, Token, TokenScope
 from dmesr.arguments import one_id
 from dmesr.bridge import EventLoopThread
 from dmesr.rows import to_time
@@ -64,6 +66,7 @@ class ServerInfo:
     workers: int = 1  # processes that answer at the address
     worker: int = 0  # which of them answered this time
     read_only: bool = False  # a replica: it refuses every call that would change something
+    needs_token: bool = False  # every call must carry a bearer token
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class AsyncAdmin:
             workers=answer.workers,
             worker=answer.worker,
             read_only=answer.read_only,
+            needs_token=answer.needs_token,
         )
 
     async def store_stats(self) -> StoreStats:
@@ -202,6 +206,32 @@ class AsyncAdmin:
             bytes=made.bytes,
             tables=tuple(SnapshotTable(one.catalog, one.name, one.rows, one.digest) for one in made.tables),
         )
+
+    async def create_token(
+        self,
+        name: str,
+        *,
+        scope: TokenScope | str,
+        catalogs: Iterable[str] | None,
+        ttl: timedelta | None = None,
+    ) -> NewToken:
+        """Makes a bearer token."""
+        return await access.create_token(self._transport, name, scope=scope, catalogs=catalogs, ttl=ttl)
+
+    async def list_tokens(self, *, include_ended: bool = False) -> list[Token]:
+        """Lists the tokens, oldest first."""
+        return await access.list_tokens(self._transport, include_ended=include_ended)
+
+    async def revoke_token(self, token_id: str) -> Token:
+        """Makes a token invalid for ever."""
+        return await access.revoke_token(self._transport, token_id)
+
+    async def list_audit(
+        self, *, since: datetime | None = None, catalog: str = "", method: str = "", who: str = ""
+    ) -> AsyncIterator[AuditEntry]:
+        """Reads the audit log, newest first."""
+        async for entry in access.list_audit(self._transport, since=since, catalog=catalog, method=method, who=who):
+            yield entry
 
 
 class Admin:
@@ -266,3 +296,60 @@ class Admin:
             SnapshotRefused: The name is taken, or the store is not of a kind that can be copied.
         """
         return self._loop.run(self._core.snapshot_store(name))
+
+    def create_token(
+        self,
+        name: str,
+        *,
+        scope: TokenScope | str,
+        catalogs: Iterable[str] | None,
+        ttl: timedelta | None = None,
+    ) -> NewToken:
+        """Makes a bearer token. What it answers is the only place where the token can ever be read.
+
+        To rotate a token, make another of the same name, hand it out, then revoke the old one.
+
+        Args:
+            name: Whose it is: lower-case letters, digits, "-" and "_", at most 63.
+            scope: "read", "write" or "admin"; each holds those before it.
+            catalogs: For which catalogs it is good; None for all, those to come too.
+            ttl: How long it lives; None for ever.
+
+        Raises:
+            CatalogNotFound: One of the catalogs does not exist.
+            OutOfScope: The caller may not make tokens.
+        """
+        return self._loop.run(self._core.create_token(name, scope=scope, catalogs=catalogs, ttl=ttl))
+
+    def list_tokens(self, *, include_ended: bool = False) -> list[Token]:
+        """Lists the tokens, oldest first, without what makes them secret.
+
+        Args:
+            include_ended: Also those that have expired or were revoked.
+        """
+        return self._loop.run(self._core.list_tokens(include_ended=include_ended))
+
+    def revoke_token(self, token_id: str) -> Token:
+        """Makes a token invalid for ever. Every process of the server sees it within about a second.
+
+        Raises:
+            TokenNotFound: There is none of that id.
+        """
+        return self._loop.run(self._core.revoke_token(token_id))
+
+    def list_audit(
+        self, *, since: datetime | None = None, catalog: str = "", method: str = "", who: str = ""
+    ) -> Iterator[AuditEntry]:
+        """Reads the audit log of admin actions and of attempts at them, newest first.
+
+        Args:
+            since: Only what began then or later; a time with a zone.
+            catalog: Only what was about this catalog; all when empty.
+            method: Only this method, for instance "PromoteModel"; all when empty.
+            who: Only what this one did; all when empty.
+        """
+
+        def entries() -> AsyncIterator[AuditEntry]:
+            return self._core.list_audit(since=since, catalog=catalog, method=method, who=who)
+
+        return self._loop.iterate(entries, prefetch=1_000)

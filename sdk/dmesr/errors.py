@@ -22,7 +22,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── CatalogNotFound              ├── ItemNotFound              ├── PictureNotFound
         │   ├── PictureFileNotFound          ├── JobNotFound               ├── RecipeNotFound
         │   ├── SourceNotFound               ├── VersionNotFound           ├── ModelNotFound
-        │   ├── AliasNotFound                └── CorrectionNotFound
+        │   ├── AliasNotFound                ├── CorrectionNotFound        └── TokenNotFound
         ├── AlreadyExists
         │   ├── CatalogExists                └── ModelExists
         ├── FailedPrecondition
@@ -31,7 +31,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── NoEarlierModel               ├── ModelInUse                ├── RouteNotApplicable
         │   ├── NoPrompt                     ├── SnapshotRefused           └── ReadOnly
         ├── PermissionDenied
-        │   └── PictureUriNotAllowed
+        │   ├── PictureUriNotAllowed         └── OutOfScope
         ├── Aborted
         │   └── LeaseLost
         ├── ResourceExhausted
@@ -280,6 +280,10 @@ class CorrectionNotFound(NotFound, reason="CORRECTION_NOT_FOUND"):
     """There is no such correction of a description."""
 
 
+class TokenNotFound(NotFound, reason="TOKEN_NOT_FOUND"):
+    """No such token."""
+
+
 class AlreadyExists(ApiError, code=grpc.StatusCode.ALREADY_EXISTS):
     """What the call would make is there."""
 
@@ -353,6 +357,10 @@ class PermissionDenied(ApiError, code=grpc.StatusCode.PERMISSION_DENIED):
 
 class PictureUriNotAllowed(PermissionDenied, reason="PICTURE_URI_NOT_ALLOWED"):
     """The URI does not lie under a folder that the server's configuration allows."""
+
+
+class OutOfScope(PermissionDenied, reason="OUT_OF_SCOPE"):
+    """The token does not allow the call: its scope is too small, or the catalog is none of its own."""
 
 
 class Aborted(ApiError, code=grpc.StatusCode.ABORTED):

@@ -37,10 +37,13 @@ from grpc_reflection.v1alpha import reflection
 from dmesr_server import preflight
 from dmesr_server.api import embeddings
 from dmesr_server.api.admin import AdminServicer
+from dmesr_server.api.audit_trail import AuditTrail
 from dmesr_server.api.auto_enrichment import AutoEnrichment
+from dmesr_server.api.credentials import TokenBook
 from dmesr_server.api.embeddings import EmbeddingServicer
 from dmesr_server.api.enrichment import EnrichmentServicer
-from dmesr_server.api.interceptors import CallInterceptor, Interceptor, ReadOnlyInterceptor, TokenInterceptor
+from dmesr_server.api.gate import GateInterceptor
+from dmesr_server.api.interceptors import CallInterceptor, Interceptor, ReadOnlyInterceptor
 from dmesr_server.api.items import ItemServicer
 from dmesr_server.api.models import ModelServicer
 from dmesr_server.api.parts import Parts
@@ -116,6 +119,8 @@ async def _serve(
         supervisor = EnricherSupervisor(config) if enricher and not config.server.read_only else None
         await server.start()
         background = [asyncio.create_task(parts.serving.run(), name="serving")]
+        if parts.tokens.needed:
+            background.append(asyncio.create_task(parts.tokens.run(), name="tokens"))
         if parts.keeps_house:
             background.append(asyncio.create_task(_index_keeper(parts).run(), name="indexes"))
             background.append(asyncio.create_task(parts.housekeeper.run(), name="house-keeping"))
@@ -155,6 +160,13 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
     control.migrate()
     if not read_only:
         control.catalogs.ensure_default()
+    tokens = TokenBook(
+        control=control,
+        bootstrap=config.server.token,
+        needed=config.server.needs_token,
+        poll_seconds=config.server.token_poll_seconds,
+    )
+    tokens.refresh()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
     owner = f"api-{socket.gethostname()}-{os.getpid()}"
@@ -184,6 +196,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
             poll_seconds=config.store.housekeeping_seconds,
             owner=owner,
         ),
+        tokens=tokens,
         worker=0 if line is None else line.number,
         keeps_house=keeps_house,
     )
@@ -210,12 +223,13 @@ def _close(parts: Parts, ready_file: Path | None) -> None:
 
 def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     config = parts.config
-    interceptors: list[Interceptor] = []
-    if config.server.token is not None:
-        interceptors.append(TokenInterceptor(config.server.token))
+    trail = AuditTrail(control=parts.control)
+    interceptors: list[Interceptor] = [  # from the outside in
+        CallInterceptor(max_message_bytes=config.limits.max_message_bytes),
+        GateInterceptor(config=config.server, book=parts.tokens, trail=trail, control=parts.control),
+    ]
     if config.server.read_only:
         interceptors.append(ReadOnlyInterceptor())
-    interceptors.append(CallInterceptor(max_message_bytes=config.limits.max_message_bytes))
     server = grpc.aio.server(
         interceptors=interceptors,
         options=[
@@ -243,7 +257,8 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
         # Its own setter is a coroutine only for the sake of watchers, of which there is none yet.
         health._server_status[name] = health_pb2.HealthCheckResponse.SERVING
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    if config.server.reflection:
+        reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     return server, health
 
 
@@ -252,7 +267,12 @@ def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
     if config.tls_certificate is None or config.tls_key is None:
         bind = functools.partial(server.add_insecure_port, address)
     else:
-        credentials = grpc.ssl_server_credentials([(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())])
+        clients = config.tls_client_ca
+        credentials = grpc.ssl_server_credentials(
+            [(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())],
+            root_certificates=None if clients is None else clients.read_bytes(),
+            require_client_auth=clients is not None,
+        )
         bind = functools.partial(server.add_secure_port, address, credentials)
     try:
         port = bind()

@@ -62,6 +62,8 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "NO_EARLIER_MODEL": grpc.StatusCode.FAILED_PRECONDITION,
     "MODEL_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED,
+    "OUT_OF_SCOPE": grpc.StatusCode.PERMISSION_DENIED,
+    "TOKEN_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SNAPSHOT_REFUSED": grpc.StatusCode.FAILED_PRECONDITION,

@@ -41,6 +41,8 @@ def test_every_promised_command_is_there():
         ),
         *(f"store {name}" for name in ("stats", "compact", "snapshot", "restore")),
         "server info",
+        *(f"tokens {name}" for name in ("create", "list", "revoke")),
+        "audit list",
         "recommend",
         "evaluate",
         "doctor",

@@ -19,6 +19,7 @@ ERRORS = re.findall(
     r"\w+",
     """
     Aborted AliasNotFound AlreadyExists ApiError AttributesTooLarge CatalogExists CatalogNotFound ClientClosed
+    OutOfScope TokenNotFound
     CorrectionNotFound NoPrompt ReadOnly RouteNotApplicable SnapshotRefused
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
@@ -42,6 +43,7 @@ VALUES = re.findall(
     Pin Problem PromptPreview PromptTurn Provenance Recipe RefinementStats RouteStats
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
+    AuditEntry NewToken Token TokenScope
     CompactedTable IndexStats Neighbours Snapshot SnapshotTable VectorBatch VectorBatches VectorCache
     """,
 )
@@ -109,8 +111,8 @@ def test_every_public_call_is_documented(sync: type, core: type):
 RPCS = {
     rpc.name: rpc
     for module in (
-        "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs", "models",
-        "neighbours", "pictures", "pins", "previews", "reads", "recommendations", "transport", "writes",
+        "access", "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs",
+        "models", "neighbours", "pictures", "pins", "previews", "reads", "recommendations", "transport", "writes",
     )
     for rpc in vars(import_module(f"dmesr.{module}")).values()
     if isinstance(rpc, Rpc)
@@ -134,6 +136,7 @@ def test_only_reads_and_calls_with_an_identity_are_sent_twice():
     assert {name for name, rpc in RPCS.items() if not rpc.idempotent} == {
         "AdminService/CompactStore",
         "AdminService/CreateCatalog",
+        "AdminService/CreateToken",
         "AdminService/DropCatalog",
         "AdminService/SnapshotStore",
         "EmbeddingService/PinEmbeddings",

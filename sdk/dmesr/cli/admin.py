@@ -132,6 +132,7 @@ def info(ctx: typer.Context) -> None:
         print_line(f"upserts start enrichment: {'yes' if found.auto_enrich else 'no'}")
         print_line(f"enrichers alive: {found.live_enrichers}")
         print_line(f"workers: {found.workers}" + (", read only" if found.read_only else ""))
+        print_line(f"calls need a token: {'yes' if found.needs_token else 'no'}")
         print_line()
         limits = {name: getattr(found.limits, name) for name in found.limits.__dataclass_fields__}
         print_table(["limit", "value"], limits.items(), right=["value"])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from . import admin, catalogs, descriptions, doctor, embeddings, enrichment, items, models, recommendations
+from . import access, admin, catalogs, descriptions, doctor, embeddings, enrichment, items, models, recommendations
 from .console import DEFAULT_SERVER, HELP_PANEL, one_line, say
 from .extras import WithExtras, explain
 from .options import PROGRAM, epilog, remember
@@ -67,6 +67,15 @@ def root(
         Path | None,
         typer.Option(metavar="FILE", help="Use TLS, with these authorities (PEM).", rich_help_panel=HELP_PANEL),
     ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Use TLS, and show this client certificate (PEM).", rich_help_panel=HELP_PANEL
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of --cert (PEM).", rich_help_panel=HELP_PANEL)
+    ] = None,
     catalog: Annotated[
         str,
         typer.Option(metavar="NAME", envvar="DMESR_CATALOG", help="The catalog.", rich_help_panel=HELP_PANEL),
@@ -79,7 +88,7 @@ def root(
     ] = False,
 ) -> None:
     """Multimodal descriptions and embeddings of a catalogue, and the recommender that is trained on them."""
-    remember(ctx, server=server, token=token, tls=tls, ca=ca, catalog=catalog, json=json)
+    remember(ctx, server=server, token=token, tls=tls, ca=ca, cert=cert, key=key, catalog=catalog, json=json)
 
 
 for noun in (
@@ -91,6 +100,8 @@ for noun in (
     models.app,
     admin.store,
     admin.server,
+    access.tokens,
+    access.audit,
 ):
     app.add_typer(noun)
 recommendations.register(app)

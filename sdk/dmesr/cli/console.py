@@ -47,6 +47,8 @@ class Settings:
     token: str | None = None
     tls: bool = False
     ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
     catalog: str = "default"
     json: bool = False
 
@@ -89,7 +91,9 @@ def connected(ctx: typer.Context) -> Iterator[dmesr.Client]:
     import dmesr
 
     chosen = settings(ctx)
-    tls: bool | dmesr.TLS = dmesr.TLS(root_certificates=chosen.ca) if chosen.ca else chosen.tls
+    tls: bool | dmesr.TLS = chosen.tls
+    if chosen.ca or chosen.cert or chosen.key:
+        tls = dmesr.TLS(root_certificates=chosen.ca, client_certificate=chosen.cert, client_key=chosen.key)
     with dmesr.connect(chosen.server, token=chosen.token, tls=tls or None, catalog=chosen.catalog) as client:
         yield client
 

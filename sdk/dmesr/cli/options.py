@@ -35,6 +35,16 @@ CaOption = Annotated[
     Path | None,
     typer.Option("--ca", metavar="FILE", help="Use TLS, with these authorities (PEM).", rich_help_panel=HELP_PANEL),
 ]
+CertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert", metavar="FILE", help="Use TLS, and show this client certificate (PEM).", rich_help_panel=HELP_PANEL
+    ),
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="The key of --cert (PEM).", rich_help_panel=HELP_PANEL),
+]
 CatalogOption = Annotated[
     str | None, typer.Option("--catalog", metavar="NAME", help=_CATALOG_HELP, rich_help_panel=HELP_PANEL)
 ]
@@ -46,6 +56,8 @@ _CONNECTION: dict[str, Any] = {
     "token_": TokenOption,
     "tls_": TlsOption,
     "ca_": CaOption,
+    "cert_": CertOption,
+    "key_": KeyOption,
 }
 
 
@@ -56,6 +68,8 @@ def remember(
     token: str | None = None,
     tls: bool = False,
     ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
     catalog: str | None = None,
     json: bool = False,
 ) -> None:
@@ -65,10 +79,13 @@ def remember(
     kept.token = token or kept.token
     kept.tls = tls or kept.tls
     kept.ca = ca or kept.ca
+    kept.cert = cert or kept.cert
+    kept.key = key or kept.key
     kept.catalog = catalog or kept.catalog
     kept.json = json or kept.json
-    if kept.ca is not None and not kept.ca.is_file():
-        raise typer.BadParameter(f"there is no file {kept.ca}", param_hint="--ca")
+    for option, file in (("--ca", kept.ca), ("--cert", kept.cert), ("--key", kept.key)):
+        if file is not None and not file.is_file():
+            raise typer.BadParameter(f"there is no file {file}", param_hint=option)
 
 
 def epilog(examples: Sequence[str]) -> str:

@@ -3,10 +3,17 @@
 isort:skip_file
 Administration: catalogs, the store, and what this server is."""
 
+import sys
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 from builtins import (
     bool,
     int,
     str,
+    type,
 )
 from collections.abc import (
     Iterable,
@@ -14,11 +21,16 @@ from collections.abc import (
 )
 from google.protobuf.descriptor import (
     Descriptor,
+    EnumDescriptor,
     FileDescriptor,
 )
 from google.protobuf.internal.containers import (
     RepeatedCompositeFieldContainer,
+    RepeatedScalarFieldContainer,
     ScalarMap,
+)
+from google.protobuf.internal.enum_type_wrapper import (
+    _EnumTypeWrapper,
 )
 from google.protobuf.message import (
     Message,
@@ -28,10 +40,38 @@ from google.protobuf.timestamp_pb2 import (
 )
 from typing import (
     Literal,
+    NewType,
     final,
 )
 
 DESCRIPTOR: FileDescriptor
+
+class _TokenScope:
+    ValueType = NewType("ValueType", int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TokenScopeEnumTypeWrapper(_EnumTypeWrapper[_TokenScope.ValueType], type):
+    DESCRIPTOR: EnumDescriptor
+    TOKEN_SCOPE_UNSPECIFIED: _TokenScope.ValueType  # 0
+    """Not set."""
+    TOKEN_SCOPE_READ: _TokenScope.ValueType  # 1
+    """Calls that change nothing."""
+    TOKEN_SCOPE_WRITE: _TokenScope.ValueType  # 2
+    """Items, pictures, jobs, descriptions, vectors, and publishing models."""
+    TOKEN_SCOPE_ADMIN: _TokenScope.ValueType  # 3
+    """All of it: catalogs, aliases, the store, tokens, the audit log."""
+
+class TokenScope(_TokenScope, metaclass=_TokenScopeEnumTypeWrapper):
+    """What a token allows. Each scope holds those before it."""
+
+TOKEN_SCOPE_UNSPECIFIED: TokenScope.ValueType  # 0
+"""Not set."""
+TOKEN_SCOPE_READ: TokenScope.ValueType  # 1
+"""Calls that change nothing."""
+TOKEN_SCOPE_WRITE: TokenScope.ValueType  # 2
+"""Items, pictures, jobs, descriptions, vectors, and publishing models."""
+TOKEN_SCOPE_ADMIN: TokenScope.ValueType  # 3
+"""All of it: catalogs, aliases, the store, tokens, the audit log."""
 
 @final
 class Catalog(Message):
@@ -257,6 +297,7 @@ class GetServerInfoResponse(Message):
     WORKERS_FIELD_NUMBER: int
     WORKER_FIELD_NUMBER: int
     READ_ONLY_FIELD_NUMBER: int
+    NEEDS_TOKEN_FIELD_NUMBER: int
     version: str
     """The version of the software."""
     schema_version: int
@@ -277,6 +318,8 @@ class GetServerInfoResponse(Message):
     """Which of them answered, from 0. A connection stays with one of them; a new one may go to another."""
     read_only: bool
     """True for a replica: it refuses every call that would change something."""
+    needs_token: bool
+    """True when every call must carry a bearer token."""
     @property
     def limits(self) -> Limits:
         """The limits."""
@@ -300,9 +343,10 @@ class GetServerInfoResponse(Message):
         workers: int = ...,
         worker: int = ...,
         read_only: bool = ...,
+        needs_token: bool = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["limits", b"limits"]) -> bool: ...
-    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "packages", b"packages", "read_only", b"read_only", "schema_version", b"schema_version", "version", b"version", "worker", b"worker", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: Literal["auto_enrich", b"auto_enrich", "describer", b"describer", "describer_is_mllm", b"describer_is_mllm", "encoder", b"encoder", "limits", b"limits", "live_enrichers", b"live_enrichers", "needs_token", b"needs_token", "packages", b"packages", "read_only", b"read_only", "schema_version", b"schema_version", "version", b"version", "worker", b"worker", "workers", b"workers"]) -> None: ...
 
 @final
 class GetStoreStatsRequest(Message):
@@ -525,3 +569,316 @@ class SnapshotStoreResponse(Message):
     ) -> None: ...
     def HasField(self, field_name: Literal["snapshot", b"snapshot"]) -> bool: ...
     def ClearField(self, field_name: Literal["snapshot", b"snapshot", "step", b"step"]) -> None: ...
+
+@final
+class Token(Message):
+    """A bearer token, without what makes it secret."""
+
+    DESCRIPTOR: Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: int
+    NAME_FIELD_NUMBER: int
+    SCOPE_FIELD_NUMBER: int
+    CATALOGS_FIELD_NUMBER: int
+    ALL_CATALOGS_FIELD_NUMBER: int
+    CREATE_TIME_FIELD_NUMBER: int
+    CREATED_BY_FIELD_NUMBER: int
+    EXPIRE_TIME_FIELD_NUMBER: int
+    REVOKE_TIME_FIELD_NUMBER: int
+    REVOKED_BY_FIELD_NUMBER: int
+    token_id: str
+    """Its id: the part of it that is no secret."""
+    name: str
+    """Whose it is. Several tokens may share a name: the next one of a rotation has that of the last."""
+    scope: TokenScope.ValueType
+    """What it allows."""
+    all_catalogs: bool
+    """It is good for all catalogs, those to come too, and for calls about none."""
+    created_by: str
+    """By whom."""
+    revoked_by: str
+    """By whom; empty where it was not."""
+    @property
+    def catalogs(self) -> RepeatedScalarFieldContainer[str]:
+        """The catalogs for which it allows it; empty where `all_catalogs` is set."""
+
+    @property
+    def create_time(self) -> Timestamp:
+        """When it was made."""
+
+    @property
+    def expire_time(self) -> Timestamp:
+        """When it ends by itself; not set where it does not."""
+
+    @property
+    def revoke_time(self) -> Timestamp:
+        """When it was revoked; not set where it was not."""
+
+    def __init__(
+        self,
+        *,
+        token_id: str = ...,
+        name: str = ...,
+        scope: TokenScope.ValueType = ...,
+        catalogs: Iterable[str] | None = ...,
+        all_catalogs: bool = ...,
+        create_time: Timestamp | None = ...,
+        created_by: str = ...,
+        expire_time: Timestamp | None = ...,
+        revoke_time: Timestamp | None = ...,
+        revoked_by: str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["all_catalogs", b"all_catalogs", "catalogs", b"catalogs", "create_time", b"create_time", "created_by", b"created_by", "expire_time", b"expire_time", "name", b"name", "revoke_time", b"revoke_time", "revoked_by", b"revoked_by", "scope", b"scope", "token_id", b"token_id"]) -> None: ...
+
+@final
+class CreateTokenRequest(Message):
+    """The token to make."""
+
+    DESCRIPTOR: Descriptor
+
+    NAME_FIELD_NUMBER: int
+    SCOPE_FIELD_NUMBER: int
+    CATALOGS_FIELD_NUMBER: int
+    ALL_CATALOGS_FIELD_NUMBER: int
+    TTL_SECONDS_FIELD_NUMBER: int
+    name: str
+    """Whose it is: lower-case letters, digits, "-" and "_", at most 63; neither "anonymous" nor "bootstrap"."""
+    scope: TokenScope.ValueType
+    """What it allows."""
+    all_catalogs: bool
+    """For all catalogs."""
+    ttl_seconds: int
+    """Seconds until it ends by itself; 0 for never."""
+    @property
+    def catalogs(self) -> RepeatedScalarFieldContainer[str]:
+        """For which catalogs; each must exist. Either these or `all_catalogs`."""
+
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        scope: TokenScope.ValueType = ...,
+        catalogs: Iterable[str] | None = ...,
+        all_catalogs: bool = ...,
+        ttl_seconds: int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["all_catalogs", b"all_catalogs", "catalogs", b"catalogs", "name", b"name", "scope", b"scope", "ttl_seconds", b"ttl_seconds"]) -> None: ...
+
+@final
+class CreateTokenResponse(Message):
+    """The new token."""
+
+    DESCRIPTOR: Descriptor
+
+    TOKEN_FIELD_NUMBER: int
+    BEARER_TOKEN_FIELD_NUMBER: int
+    bearer_token: str
+    """What calls send as "authorization: Bearer …". The server keeps only a hash of it: it cannot be shown again."""
+    @property
+    def token(self) -> Token:
+        """The token."""
+
+    def __init__(
+        self,
+        *,
+        token: Token | None = ...,
+        bearer_token: str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["token", b"token"]) -> bool: ...
+    def ClearField(self, field_name: Literal["bearer_token", b"bearer_token", "token", b"token"]) -> None: ...
+
+@final
+class ListTokensRequest(Message):
+    """Which tokens."""
+
+    DESCRIPTOR: Descriptor
+
+    INCLUDE_ENDED_FIELD_NUMBER: int
+    include_ended: bool
+    """Also those that have expired or were revoked."""
+    def __init__(
+        self,
+        *,
+        include_ended: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["include_ended", b"include_ended"]) -> None: ...
+
+@final
+class ListTokensResponse(Message):
+    """The tokens, oldest first."""
+
+    DESCRIPTOR: Descriptor
+
+    TOKENS_FIELD_NUMBER: int
+    @property
+    def tokens(self) -> RepeatedCompositeFieldContainer[Token]:
+        """The tokens."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Iterable[Token] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["tokens", b"tokens"]) -> None: ...
+
+@final
+class RevokeTokenRequest(Message):
+    """The token to revoke."""
+
+    DESCRIPTOR: Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: int
+    token_id: str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        token_id: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["token_id", b"token_id"]) -> None: ...
+
+@final
+class RevokeTokenResponse(Message):
+    """The token is revoked."""
+
+    DESCRIPTOR: Descriptor
+
+    TOKEN_FIELD_NUMBER: int
+    @property
+    def token(self) -> Token:
+        """The token."""
+
+    def __init__(
+        self,
+        *,
+        token: Token | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["token", b"token"]) -> bool: ...
+    def ClearField(self, field_name: Literal["token", b"token"]) -> None: ...
+
+@final
+class ListAuditEntriesRequest(Message):
+    """Which entries of the audit log."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    SINCE_FIELD_NUMBER: int
+    METHOD_FIELD_NUMBER: int
+    WHO_FIELD_NUMBER: int
+    PAGE_SIZE_FIELD_NUMBER: int
+    PAGE_TOKEN_FIELD_NUMBER: int
+    catalog: str
+    """Only what was about this catalog; everything when empty."""
+    method: str
+    """Only this method, for instance "PromoteModel" or "ModelService/PromoteModel"."""
+    who: str
+    """Only what this one did."""
+    page_size: int
+    """Wanted page length; coerced to 1,000 at most, 100 when 0."""
+    page_token: str
+    """The token of the page before; empty for the first page."""
+    @property
+    def since(self) -> Timestamp:
+        """Only what began at that time or later."""
+
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        since: Timestamp | None = ...,
+        method: str = ...,
+        who: str = ...,
+        page_size: int = ...,
+        page_token: str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["since", b"since"]) -> bool: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "who", b"who"]) -> None: ...
+
+@final
+class AuditEntry(Message):
+    """One admin action, or an attempt at one."""
+
+    DESCRIPTOR: Descriptor
+
+    NUMBER_FIELD_NUMBER: int
+    REQUEST_ID_FIELD_NUMBER: int
+    TIME_FIELD_NUMBER: int
+    WHO_FIELD_NUMBER: int
+    TOKEN_ID_FIELD_NUMBER: int
+    PEER_FIELD_NUMBER: int
+    METHOD_FIELD_NUMBER: int
+    CATALOG_FIELD_NUMBER: int
+    SUBJECT_FIELD_NUMBER: int
+    OUTCOME_FIELD_NUMBER: int
+    REASON_FIELD_NUMBER: int
+    END_TIME_FIELD_NUMBER: int
+    number: int
+    """Its place in the log: rises with each entry."""
+    request_id: str
+    """The call's id: what the caller sent as "x-request-id", or one that the server made."""
+    who: str
+    """A token's name, "bootstrap" for the configured token, "certificate …" with the subject, or "anonymous"."""
+    token_id: str
+    """The id of the token; empty where the server did not make it."""
+    peer: str
+    """The address that the call came from."""
+    method: str
+    """The method, for instance "ModelService/PromoteModel"."""
+    catalog: str
+    """The catalog that it was about; empty for calls about none."""
+    subject: str
+    """What it was about, for instance the model and the alias."""
+    outcome: str
+    """The gRPC code that it ended with, for instance "OK"; empty while it runs, and for ever where the server died of it."""
+    reason: str
+    """The reason of the failure; empty otherwise."""
+    @property
+    def time(self) -> Timestamp:
+        """When it began."""
+
+    @property
+    def end_time(self) -> Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        number: int = ...,
+        request_id: str = ...,
+        time: Timestamp | None = ...,
+        who: str = ...,
+        token_id: str = ...,
+        peer: str = ...,
+        method: str = ...,
+        catalog: str = ...,
+        subject: str = ...,
+        outcome: str = ...,
+        reason: str = ...,
+        end_time: Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["end_time", b"end_time", "time", b"time"]) -> bool: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "end_time", b"end_time", "method", b"method", "number", b"number", "outcome", b"outcome", "peer", b"peer", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "time", b"time", "token_id", b"token_id", "who", b"who"]) -> None: ...
+
+@final
+class ListAuditEntriesResponse(Message):
+    """A page of the audit log, newest first."""
+
+    DESCRIPTOR: Descriptor
+
+    ENTRIES_FIELD_NUMBER: int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: int
+    next_page_token: str
+    """Empty on the last page."""
+    @property
+    def entries(self) -> RepeatedCompositeFieldContainer[AuditEntry]:
+        """The entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: Iterable[AuditEntry] | None = ...,
+        next_page_token: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["entries", b"entries", "next_page_token", b"next_page_token"]) -> None: ...

@@ -50,6 +50,26 @@ class AdminServiceStub(object):
                 request_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
                 )
+        self.CreateToken = channel.unary_unary(
+                '/dmesr.v1.AdminService/CreateToken',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.CreateTokenResponse.FromString,
+                )
+        self.ListTokens = channel.unary_unary(
+                '/dmesr.v1.AdminService/ListTokens',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.ListTokensResponse.FromString,
+                )
+        self.RevokeToken = channel.unary_unary(
+                '/dmesr.v1.AdminService/RevokeToken',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
+                )
+        self.ListAuditEntries = channel.unary_unary(
+                '/dmesr.v1.AdminService/ListAuditEntries',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
+                )
 
 
 class AdminServiceServicer(object):
@@ -105,6 +125,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateToken(self, request, context):
+        """Makes a bearer token. The answer is the only place where it can ever be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """Lists the tokens, without what makes them secret.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Makes a token invalid for ever. Every process sees it within about a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEntries(self, request, context):
+        """Lists what the audit log holds, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +190,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SnapshotStore,
                     request_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.ListTokensRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,5 +338,73 @@ class AdminService(object):
         return grpc.experimental.unary_stream(request, target, '/dmesr.v1.AdminService/SnapshotStore',
             dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
             dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.AdminService/CreateToken',
+            dmesr_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.CreateTokenResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.AdminService/ListTokens',
+            dmesr_dot_v1_dot_admin__pb2.ListTokensRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.ListTokensResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.AdminService/RevokeToken',
+            dmesr_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/dmesr.v1.AdminService/ListAuditEntries',
+            dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

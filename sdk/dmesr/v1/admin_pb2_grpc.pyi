@@ -17,14 +17,22 @@ from dmesr.v1.admin_pb2 import (
     CompactStoreResponse,
     CreateCatalogRequest,
     CreateCatalogResponse,
+    CreateTokenRequest,
+    CreateTokenResponse,
     DropCatalogRequest,
     DropCatalogResponse,
     GetServerInfoRequest,
     GetServerInfoResponse,
     GetStoreStatsRequest,
     GetStoreStatsResponse,
+    ListAuditEntriesRequest,
+    ListAuditEntriesResponse,
     ListCatalogsRequest,
     ListCatalogsResponse,
+    ListTokensRequest,
+    ListTokensResponse,
+    RevokeTokenRequest,
+    RevokeTokenResponse,
     SnapshotStoreRequest,
     SnapshotStoreResponse,
 )
@@ -100,6 +108,30 @@ class AdminServiceStub:
     ]
     """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
 
+    CreateToken: UnaryUnaryMultiCallable[
+        CreateTokenRequest,
+        CreateTokenResponse,
+    ]
+    """Makes a bearer token. The answer is the only place where it can ever be read."""
+
+    ListTokens: UnaryUnaryMultiCallable[
+        ListTokensRequest,
+        ListTokensResponse,
+    ]
+    """Lists the tokens, without what makes them secret."""
+
+    RevokeToken: UnaryUnaryMultiCallable[
+        RevokeTokenRequest,
+        RevokeTokenResponse,
+    ]
+    """Makes a token invalid for ever. Every process sees it within about a second."""
+
+    ListAuditEntries: UnaryUnaryMultiCallable[
+        ListAuditEntriesRequest,
+        ListAuditEntriesResponse,
+    ]
+    """Lists what the audit log holds, newest first."""
+
 class AdminServiceAsyncStub:
     """Manages catalogs and tells about the server."""
 
@@ -144,6 +176,30 @@ class AdminServiceAsyncStub:
         SnapshotStoreResponse,
     ]
     """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
+
+    CreateToken: UnaryUnaryMultiCallable[
+        CreateTokenRequest,
+        CreateTokenResponse,
+    ]
+    """Makes a bearer token. The answer is the only place where it can ever be read."""
+
+    ListTokens: UnaryUnaryMultiCallable[
+        ListTokensRequest,
+        ListTokensResponse,
+    ]
+    """Lists the tokens, without what makes them secret."""
+
+    RevokeToken: UnaryUnaryMultiCallable[
+        RevokeTokenRequest,
+        RevokeTokenResponse,
+    ]
+    """Makes a token invalid for ever. Every process sees it within about a second."""
+
+    ListAuditEntries: UnaryUnaryMultiCallable[
+        ListAuditEntriesRequest,
+        ListAuditEntriesResponse,
+    ]
+    """Lists what the audit log holds, newest first."""
 
 class AdminServiceServicer(metaclass=ABCMeta):
     """Manages catalogs and tells about the server."""
@@ -203,5 +259,37 @@ class AdminServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[SnapshotStoreResponse], AsyncIterator[SnapshotStoreResponse]]:
         """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
+
+    @abstractmethod
+    def CreateToken(
+        self,
+        request: CreateTokenRequest,
+        context: _ServicerContext,
+    ) -> Union[CreateTokenResponse, Awaitable[CreateTokenResponse]]:
+        """Makes a bearer token. The answer is the only place where it can ever be read."""
+
+    @abstractmethod
+    def ListTokens(
+        self,
+        request: ListTokensRequest,
+        context: _ServicerContext,
+    ) -> Union[ListTokensResponse, Awaitable[ListTokensResponse]]:
+        """Lists the tokens, without what makes them secret."""
+
+    @abstractmethod
+    def RevokeToken(
+        self,
+        request: RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> Union[RevokeTokenResponse, Awaitable[RevokeTokenResponse]]:
+        """Makes a token invalid for ever. Every process sees it within about a second."""
+
+    @abstractmethod
+    def ListAuditEntries(
+        self,
+        request: ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> Union[ListAuditEntriesResponse, Awaitable[ListAuditEntriesResponse]]:
+        """Lists what the audit log holds, newest first."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: Union[Server, Server]) -> None: ...

@@ -134,6 +134,12 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
     ERROR_REASON_READ_ONLY: _ErrorReason.ValueType  # 85
     """The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
+    ERROR_REASON_OUT_OF_SCOPE: _ErrorReason.ValueType  # 90
+    """The token is valid but does not allow the call: its scope is too small, or the catalog is none of its own.
+    PERMISSION_DENIED, with `needed_scope` and `catalog` in metadata.
+    """
+    ERROR_REASON_TOKEN_NOT_FOUND: _ErrorReason.ValueType  # 91
+    """No such token. NOT_FOUND."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 83
     """A fault of the server itself, logged under the id in metadata. INTERNAL."""
 
@@ -247,5 +253,11 @@ ERROR_REASON_SNAPSHOT_REFUSED: ErrorReason.ValueType  # 84
 """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
 ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 85
 """The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
+ERROR_REASON_OUT_OF_SCOPE: ErrorReason.ValueType  # 90
+"""The token is valid but does not allow the call: its scope is too small, or the catalog is none of its own.
+PERMISSION_DENIED, with `needed_scope` and `catalog` in metadata.
+"""
+ERROR_REASON_TOKEN_NOT_FOUND: ErrorReason.ValueType  # 91
+"""No such token. NOT_FOUND."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 83
 """A fault of the server itself, logged under the id in metadata. INTERNAL."""

@@ -12,7 +12,8 @@ from dmesr.v1 import admin_pb2 as pb
 from dmesr.v1 import admin_pb2_grpc
 from grpc.aio import ServicerContext
 
-from dmesr_server.api import store_upkeep, translation, validation
+from dmesr_server.api import access_control, store_upkeep, translation, validation
+from dmesr_server.api.access import CALLER
 from dmesr_server.api.parts import Parts
 from dmesr_server.enrichment import describers
 from dmesr_server.store import SCHEMA_VERSION
@@ -83,6 +84,24 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         async for told in store_upkeep.snapshot(self._parts, request):
             yield told
 
+    async def CreateToken(self, request: pb.CreateTokenRequest, context: _Context) -> pb.CreateTokenResponse:
+        """Makes a bearer token."""
+        return await asyncio.to_thread(access_control.create, self._parts, request)
+
+    async def ListTokens(self, request: pb.ListTokensRequest, context: _Context) -> pb.ListTokensResponse:
+        """Lists the tokens."""
+        return await asyncio.to_thread(access_control.list_tokens, self._parts, request)
+
+    async def RevokeToken(self, request: pb.RevokeTokenRequest, context: _Context) -> pb.RevokeTokenResponse:
+        """Makes a token invalid for ever."""
+        return await asyncio.to_thread(access_control.revoke, self._parts, request)
+
+    async def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, context: _Context
+    ) -> pb.ListAuditEntriesResponse:
+        """Lists what the audit log holds."""
+        return await asyncio.to_thread(access_control.list_audit, self._parts, request)
+
     def _create(self, request: pb.CreateCatalogRequest) -> pb.CreateCatalogResponse:
         validation.required(name=request.name)
         row = self._control.catalogs.create(
@@ -93,7 +112,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return pb.CreateCatalogResponse(catalog=translation.catalog(row, items=0))
 
     def _list(self) -> pb.ListCatalogsResponse:
-        rows = sorted(self._control.catalogs.list(), key=lambda row: row.name)
+        seen = (row for row in self._control.catalogs.list() if CALLER.get().may_see(row.name))
+        rows = sorted(seen, key=lambda row: row.name)
         return pb.ListCatalogsResponse(
             catalogs=[translation.catalog(row, items=self._parts.store.catalog(row.name).items.count()) for row in rows]
         )
@@ -126,6 +146,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             workers=config.server.workers,
             worker=self._parts.worker,
             read_only=config.server.read_only,
+            needs_token=config.server.needs_token,
         )
 
     def _stats(self, request: pb.GetStoreStatsRequest) -> pb.GetStoreStatsResponse:

@@ -1,10 +1,9 @@
-"""What every call passes through: the bearer token, errors to gRPC status, a line in the log."""
+"""What every call passes through: errors to gRPC status, the message limit, a line in the log, read-only replicas."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import time
 import uuid
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -24,7 +23,9 @@ from dmesr_server.errors import ServiceError
 
 DOMAIN = "dmesr"
 _LOG = logging.getLogger("dmesr_server.api")
-#: Services that answer without a token: load balancers and tools ask them before they know one.
+#: Of a status: gRPC's peers refuse headers of more than 8 KiB, and the message goes into two of them.
+_MESSAGE_CHARACTERS, _VALUE_CHARACTERS, _VIOLATIONS = 600, 200, 5
+#: Services that are not ours: they write their own status.
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 if TYPE_CHECKING:
@@ -36,21 +37,37 @@ else:
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
-    """The error as the wire tells it: one code, one ErrorInfo and, for bad fields, one BadRequest."""
-    details = [error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason, metadata=dict(error.metadata))]
-    packed = [_packed(detail) for detail in details]
+    """The error as the wire tells it: one code, one ErrorInfo and, for bad fields, one BadRequest.
+
+    It travels as a header, and a peer that gets too long a header drops the call without a reason: long values, which
+    are the caller's own, are cut.
+    """
+    metadata = {key: _cut(value, _VALUE_CHARACTERS) for key, value in error.metadata.items()}
+    packed = [_packed(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason, metadata=metadata))]
     if error.violations:
         packed.append(
             _packed(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=fault.field, description=fault.description)
-                        for fault in error.violations
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=_cut(fault.field, _VALUE_CHARACTERS),
+                            description=_cut(fault.description, _VALUE_CHARACTERS),
+                        )
+                        for fault in error.violations[:_VIOLATIONS]
                     ]
                 )
             )
         )
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed)
+    message = _cut(error.message, _MESSAGE_CHARACTERS)
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=message, details=packed)
+
+
+def _cut(text: str, characters: int) -> str:
+    """The text, its middle left out where it is long: what stands at its ends tells most."""
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]} … ({len(text) - 2 * half} characters left out) … {text[-half:]}"
 
 
 def internal(fault: BaseException, method: str) -> ServiceError:
@@ -74,37 +91,14 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceErro
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-class TokenInterceptor(Interceptor):
-    """Lets in only calls that carry the configured bearer token."""
-
-    def __init__(self, token: str):
-        self._expected = f"Bearer {token}".encode()
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Hands the call on, or answers UNAUTHENTICATED."""
-        method: str = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if method.startswith(_OPEN) or handler is None:
-            return handler
-        given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
-        value = given if isinstance(given, bytes) else (given or "").encode()
-        if hmac.compare_digest(value, self._expected):
-            return handler
-        wrong = "carries a bearer token that is not valid" if given else "carries no bearer token"
-        return _refusing(
-            handler,
-            ServiceError("UNAUTHENTICATED", f"the call {wrong}; send the metadata 'authorization: Bearer TOKEN'"),
-        )
-
-
 #: The calls that change nothing. Whatever is not named here is refused by a read-only replica.
 READING = frozenset(
     {
         "AdminService/ListCatalogs",
         "AdminService/GetServerInfo",
         "AdminService/GetStoreStats",
+        "AdminService/ListTokens",
+        "AdminService/ListAuditEntries",
         "EmbeddingService/ListRecipes",
         "EmbeddingService/GetEmbeddingStats",
         "EmbeddingService/ReadEmbeddings",
@@ -141,10 +135,25 @@ class ReadOnlyInterceptor(Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN) or method.removeprefix("/dmesr.v1.") in READING:
             return handler
-        return _refusing(handler, read_only_refusal())
+        return raising(handler, read_only_refusal())
 
 
-def _refusing(handler: Handler, error: ServiceError) -> Handler:
+def raising(handler: Handler, error: ServiceError) -> Handler:
+    """The same kind of method, which raises the error for `CallInterceptor` to tell."""
+
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        raise error
+
+    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        raise error
+        yield  # unreachable, but it is what makes this a stream
+
+    return like(handler, refuse_stream if handler.response_streaming else refuse)
+
+
+def refusing(handler: Handler, error: ServiceError) -> Handler:
+    """The same kind of method, which tells the error itself: for services that are not ours."""
+
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await _abort(context, error)
 
@@ -152,21 +161,43 @@ def _refusing(handler: Handler, error: ServiceError) -> Handler:
         await _abort(context, error)
         yield  # unreachable, but it is what makes this a stream
 
-    return _like(handler, refuse_stream if handler.response_streaming else refuse)
+    return like(handler, refuse_stream if handler.response_streaming else refuse)
 
 
-def _like(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
-    """The same kind of method with another behaviour."""
+def like(handler: Handler, behaviour: Callable[..., Any], parse: Callable[[bytes], Any] | None = None) -> Handler:
+    """The same kind of method with another behaviour, and messages read by `parse` where it is given."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return make(behaviour, parse or handler.request_deserializer, handler.response_serializer)
 
 
-def _behaviour(handler: Handler) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class _Unreadable:
+    """Bytes that are no message of the method's."""
+
+    problem: str
+
+
+def _parsing(handler: Handler) -> Callable[[bytes], Any]:
+    """Reads messages; what raises here would reach the caller as gRPC's own UNKNOWN, without a reason."""
+    parse = handler.request_deserializer
+    assert parse is not None
+
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+def behaviour(handler: Handler) -> Callable[..., Any]:
+    """What the method does."""
     found = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     assert found is not None
     return found
@@ -202,7 +233,7 @@ class CallInterceptor(Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN):
             return handler
-        serve = _behaviour(handler)
+        serve = behaviour(handler)
         checked = self._checked if handler.request_streaming else self._check_request
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -246,9 +277,14 @@ class CallInterceptor(Interceptor):
             seen.log(error.code.name, error)
             await _abort(context, error)
 
-        return _like(handler, call_stream if handler.response_streaming else call)
+        return like(handler, call_stream if handler.response_streaming else call, _parsing(handler))
 
-    def _check_request(self, request: Message) -> Message:
+    def _check_request(self, request: Message | _Unreadable) -> Message:
+        if isinstance(request, _Unreadable):
+            raise ServiceError(
+                "INVALID_FIELD",
+                f"the bytes sent are no message of this method: {request.problem}; use this version's .proto files",
+            )
         size = request.ByteSize()
         if size > self._max_message_bytes:
             raise ServiceError(
@@ -261,7 +297,7 @@ class CallInterceptor(Interceptor):
             )
         return request
 
-    async def _checked(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async def _checked(self, requests: AsyncIterator[Message | _Unreadable]) -> AsyncIterator[Message]:
         async for request in requests:
             yield self._check_request(request)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmesr_server.api.auto_enrichment import AutoEnrichment
+from dmesr_server.api.credentials import TokenBook
 from dmesr_server.api.validation import catalog_name
 from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, Control
@@ -34,6 +35,7 @@ class Parts:
     neighbours: Neighbours
     query_encoder: QueryEncoder
     housekeeper: Housekeeper
+    tokens: TokenBook
     worker: int
     keeps_house: bool
 

@@ -4,6 +4,7 @@ Everything here blocks and is safe for any thread; asyncio callers use threads. 
 """
 
 from .alias_rows import AliasRow
+from .audit import AuditRow
 from .catalogs import CatalogRow
 from .control import Control
 from .database import read_only_refusal
@@ -14,9 +15,11 @@ from .models import ModelRow, ModelState
 from .pins import PinRow
 from .recipes import DescriptionRecipeRow, RecipeRow
 from .splits import SplitRow
+from .tokens import TokenRow
 
 __all__ = [
     "AliasRow",
+    "AuditRow",
     "CatalogRow",
     "ClaimedJob",
     "Control",
@@ -30,5 +33,6 @@ __all__ = [
     "PinRow",
     "RecipeRow",
     "SplitRow",
+    "TokenRow",
     "read_only_refusal",
 ]

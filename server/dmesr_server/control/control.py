@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import schema
 from .aliases import Aliases
+from .audit import Audit
 from .catalogs import Catalogs
 from .database import Database, now
 from .jobs import Jobs
@@ -15,10 +16,11 @@ from .models import Models
 from .pins import Pins
 from .recipes import Recipes
 from .splits import Splits
+from .tokens import Tokens
 
 
 class Control:
-    """Catalogs, recipes, jobs, leases, models, aliases, splits, pins. Safe for any thread; processes may share one."""
+    """Catalogs, recipes, jobs, leases, models, aliases, splits, pins, tokens, audit. Shared by threads, processes."""
 
     def __init__(self, url: str, *, read_only: bool = False):
         """Prepares connections; call :meth:`migrate` before anything else.
@@ -40,6 +42,8 @@ class Control:
         self.lineage = Lineage(database=self._database)
         self.splits = Splits(database=self._database)
         self.pins = Pins(database=self._database)
+        self.tokens = Tokens(database=self._database)
+        self.audit = Audit(database=self._database)
 
     def migrate(self) -> None:
         """Brings the tables to this version of the server.

@@ -199,6 +199,54 @@ pins = sa.Table(
     sa.Index("pins_expire_time", "expire_time"),
 )
 
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("token_id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("scope", sa.String(16), nullable=False),
+    sa.Column("catalogs", sa.JSON(none_as_null=True)),  # names; null: all
+    sa.Column("digest", sa.String(64), nullable=False),  # sha256 hex of the secret part
+    sa.Column("create_time", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("expire_time", UtcDateTime),
+    sa.Column("revoke_time", UtcDateTime),
+    sa.Column("revoked_by", sa.String(255)),
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),  # rises with each change of what is named
+)
+
+# Triggers of the database refuse to update or delete rows of the two tables of the audit log.
+audit_entries = sa.Table(
+    "audit_entries",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("begin_time", UtcDateTime, nullable=False),
+    sa.Column("who", sa.String(255), nullable=False),
+    sa.Column("token_id", sa.String(32), nullable=False),
+    sa.Column("peer", sa.String(255), nullable=False),
+    sa.Column("method", sa.String(127), nullable=False),
+    sa.Column("catalog", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Index("audit_entries_begin_time", "begin_time"),
+    sqlite_autoincrement=True,
+)
+
+audit_outcomes = sa.Table(
+    "audit_outcomes",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the entry
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("reason", sa.String(63), nullable=False),
+    sa.Column("end_time", UtcDateTime, nullable=False),
+)
+
 #: Tables whose rows belong to a catalog and go with it.
 OF_A_CATALOG = (
     alias_moves,
