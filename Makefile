@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 DATASET ?= sample
 DATA    ?=
 
-.PHONY: demo test test-vllm lint format proto proto-check bench clean
+.PHONY: demo test test-vllm test-fuzz lint format proto proto-check bench clean
 
 # torch comes first: its pin decides which build every later package is satisfied by.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,10 @@ $(VLLM_VENV)/.installed: pyproject.toml requirements-vllm.txt constraints-vllm.t
 
 test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real vLLM with a tiny random model
 	$(VLLM_VENV)/bin/python -m pytest -c tests_vllm/pytest.ini --rootdir tests_vllm tests_vllm
+
+FUZZ_INPUTS ?= 100000
+test-fuzz: $(VENV)/.installed  ## odd messages to every RPC; `make test` sends a few hundred of them
+	DMESR_FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/server/test_fuzz.py
 
 # Peers of benchmarks.store that want other versions than the rest.
 .venv-bench/.installed: benchmarks/requirements.txt
