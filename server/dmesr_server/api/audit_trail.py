@@ -55,6 +55,12 @@ class AuditTrail:
                 f"{method} was refused before it began: the audit log cannot be written: {error.message}",
                 **error.metadata,
             ) from error
+        except Exception as fault:
+            _LOG.exception("the audit log cannot be written")
+            raise ServiceError(
+                "STORE_UNAVAILABLE",
+                f"{method} was refused before it began: the audit log cannot be written; the server's log tells why",
+            ) from fault
 
     async def end(self, number: int, outcome: str, reason: str) -> None:
         """Writes how an action ended. Never fails, and goes on when the call is cancelled meanwhile."""

@@ -1,0 +1,116 @@
+"""Client certificates: required, verified, and named in the audit log. Made anew by each run of this test."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dmesr
+import grpc
+import pytest
+from dmesr.v1 import admin_pb2 as pb
+from running_server import RunningServer
+from wire import Stubs
+
+
+def _openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def _authority(folder: Path, name: str) -> Path:
+    """A certificate authority: NAME.pem and NAME.key."""
+    certificate = folder / f"{name}.pem"
+    key = certificate.with_suffix(".key")
+    _openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
+        *("-subj", f"/CN={name}", "-keyout", key, "-out", certificate),
+    )
+    return certificate
+
+
+def _signed(folder: Path, name: str, authority: Path) -> Path:
+    """A certificate that an authority has signed, for the server's address too."""
+    certificate, request, extensions = (folder / f"{name}{ending}" for ending in (".pem", ".csr", ".ext"))
+    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
+    _openssl(
+        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/O=Shop/CN={name}"),
+        *("-keyout", certificate.with_suffix(".key"), "-out", request),
+    )
+    _openssl(
+        *("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority.with_suffix(".key")),
+        *("-days", "2", "-extfile", extensions, "-out", certificate),
+    )
+    return certificate
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    ours, others = _authority(folder, "ours"), _authority(folder, "others")
+    for name, authority in (("server", ours), ("nightly", ours), ("stranger", others)):
+        _signed(folder, name, authority)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[RunningServer]:
+    server = RunningServer(
+        tmp_path_factory.mktemp("mtls"),
+        enricher=False,
+        server__tls_certificate=str(certificates / "server.pem"),
+        server__tls_key=str(certificates / "server.key"),
+        server__tls_client_ca=str(certificates / "ours.pem"),
+    )
+    yield server.start()
+    server.stop()
+
+
+def _tls(folder: Path, name: str | None) -> dmesr.TLS:
+    return dmesr.TLS(
+        root_certificates=folder / "ours.pem",
+        client_certificate=None if name is None else folder / f"{name}.pem",
+        client_key=None if name is None else folder / f"{name}.key",
+    )
+
+
+def test_who_shows_a_certificate_of_ours_is_let_in_and_named(served: RunningServer, certificates: Path):
+    with dmesr.connect(served.address, tls=_tls(certificates, "nightly")) as client:
+        client.admin.create_catalog("films")
+        (entry,) = client.admin.list_audit()
+    assert (entry.method, entry.outcome) == ("AdminService/CreateCatalog", "OK")
+    assert entry.who.startswith("certificate ")
+    assert "nightly" in entry.who
+
+
+@pytest.mark.parametrize("name", [None, "stranger"])
+def test_who_shows_none_or_one_of_others_is_not(served: RunningServer, certificates: Path, name: str | None):
+    retry = dmesr.RetryPolicy(attempts=1)
+    with (
+        dmesr.connect(served.address, tls=_tls(certificates, name), retry=retry) as client,
+        pytest.raises(dmesr.ServerUnavailable),
+    ):
+        client.admin.server_info()
+
+
+def test_without_tls_nobody_is(served: RunningServer):
+    with grpc.insecure_channel(served.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        Stubs.of(channel).admin.GetServerInfo(pb.GetServerInfoRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_token_is_still_needed_where_one_is_set(start_server: Callable[..., RunningServer], certificates: Path):
+    server = start_server(
+        enricher=False,
+        server__host="0.0.0.0",
+        server__token="first-of-all",
+        server__tls_certificate=str(certificates / "server.pem"),
+        server__tls_key=str(certificates / "server.key"),
+        server__tls_client_ca=str(certificates / "ours.pem"),
+    )
+    address = server.address.replace("0.0.0.0", "127.0.0.1")
+    tls = _tls(certificates, "nightly")
+    with dmesr.connect(address, tls=tls) as client, pytest.raises(dmesr.Unauthenticated):
+        client.admin.server_info()
+    with dmesr.connect(address, tls=tls, token="first-of-all") as client:
+        assert client.admin.server_info().needs_token
