@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import Store
 from dmesr_server.supervisor import EnricherSupervisor
+from dmesr_server.telemetry.calls import measuring
+from dmesr_server.telemetry.port import served_metrics
 from dmesr_server.upkeep.housekeeper import Housekeeper
 from dmesr_server.worker import WorkerLine
 
@@ -113,10 +115,13 @@ async def _serve(
     line: WorkerLine | None,
 ) -> None:
     parts = await asyncio.to_thread(_parts, config, folder, line)
+    exposed = ExitStack()
     try:
         server, health = _server(parts, shared_port=line is not None)
         port = _bind(server, config.server)
         supervisor = EnricherSupervisor(config) if enricher and not config.server.read_only else None
+        if config.server.metrics_port is not None and (line is None or line.number == 0):
+            exposed.enter_context(served_metrics(config.server, store=parts.store, control=parts.control))
         await server.start()
         background = [asyncio.create_task(parts.serving.run(), name="serving")]
         if parts.tokens.needed:
@@ -144,6 +149,7 @@ async def _serve(
             await asyncio.gather(draining, *background, return_exceptions=True)
             _LOG.info("stopped")
     finally:
+        await asyncio.to_thread(exposed.close)
         await asyncio.to_thread(_close, parts, ready_file)
 
 
@@ -231,7 +237,7 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     if config.server.read_only:
         interceptors.append(ReadOnlyInterceptor())
     server = grpc.aio.server(
-        interceptors=interceptors,
+        interceptors=[*measuring(), *interceptors],
         options=[
             # Two servers on one port would share the calls between them, unnoticed; workers are meant to.
             ("grpc.so_reuseport", int(shared_port)),

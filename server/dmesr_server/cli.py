@@ -12,6 +12,7 @@ import typer
 
 from dmesr_server.config import Config, ConfigError, load
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import metrics
 
 _ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A TOML file. Flags beat DMESR_* variables, which beat the file.")
@@ -87,14 +88,16 @@ def serve(
             from dmesr_server import workers as several
 
             try:
-                asyncio.run(several.run(settings, enricher=enricher, ready_file=ready_file))
+                with metrics.shared(settings.server):
+                    asyncio.run(several.run(settings, enricher=enricher, ready_file=ready_file))
             except several.WorkerFailed as ended:
                 raise typer.Exit(1) from ended
             return
 
         from dmesr_server import app
 
-        asyncio.run(app.run(settings, enricher=enricher, ready_file=ready_file))
+        with metrics.shared(settings.server):
+            asyncio.run(app.run(settings, enricher=enricher, ready_file=ready_file))
     except (preflight.StartError, ServiceError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -119,7 +122,8 @@ def enricher(
     from dmesr_server import enricher as process
 
     try:
-        process.run(settings)
+        with metrics.shared(settings.server):
+            process.run(settings)
     except ServiceError as error:
         _fail(error.message)
     except KeyboardInterrupt:

@@ -42,6 +42,8 @@ class ServerConfig(_Section):
     workers: int = Field(default=1, ge=1, le=256)  # processes that answer at the port; one of them adapts and tidies
     read_only: bool = False  # a replica: it follows the writing server on the same store and changes nothing
     grace_seconds: float = Field(default=10.0, ge=0)  # calls in flight at SIGTERM get this long
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)  # Prometheus metrics of all processes; 0: a free one
+    metrics_host: str = "127.0.0.1"  # they need no token: keep them among machines that may read them
     picture_roots: tuple[Path, ...] = ()  # folders from which picture URIs may be read
 
     @model_validator(mode="after")

@@ -35,6 +35,8 @@ from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
+from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry.port import StartError, served_metrics
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 16  # for blocking calls; most of them wait for a disk
@@ -56,10 +58,14 @@ def run(config: Config, *, parent_fd: int | None = None) -> None:
     keep = timedelta(seconds=config.store.keep_versions_seconds)
     store = Store(uri=config.store.uri, keep_versions=keep, tidied=True)
     control = Control(config.store.resolved_control_url)
+    exposed = contextlib.ExitStack()
     try:
         control.migrate()
+        if config.server.metrics_port is not None and parent_fd is None:  # else the parent's port tells ours too
+            exposed.enter_context(served_metrics(config.server, store=store, control=control))
         asyncio.run(_Enricher(config=config, store=store, control=control).run(parent_fd=parent_fd))
     finally:
+        exposed.close()
         control.close()
         store.close()
 
@@ -274,9 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("sentence_transformers", "transformers", "huggingface_hub", "httpx", "httpx2", "alembic"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
-        run(config, parent_fd=given.parent_fd)
-    except ServiceError as error:
-        parser.exit(1, f"error: {error.message}\n")
+        with metrics.shared(config.server):
+            run(config, parent_fd=given.parent_fd)
+    except (StartError, ServiceError) as error:
+        parser.exit(1, f"error: {error}\n")
     return 0
 
 

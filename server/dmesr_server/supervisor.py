@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from dmesr_server.config import Config
+from dmesr_server.telemetry import metrics
 
 _LOG = logging.getLogger(__name__)
 _FIRST_DELAY = 0.5  # seconds before the first restart
@@ -53,6 +54,8 @@ class Supervisor:
                 else:
                     how = f"{self.name} {self.pid} ended with code {code}"
                     delay = _FIRST_DELAY if time.monotonic() - started > _STEADY else delay
+                if self.pid is not None:
+                    metrics.process_gone(self.pid)
                 self._process = None
                 _LOG.warning("%s; starting another in %.1f s", how, delay)
                 await asyncio.sleep(delay)

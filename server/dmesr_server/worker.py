@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dmesr_server.config import load
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import metrics
 
 #: What a byte on the line means. The parent passes on to the other workers what is no `READY`.
 READY = b"r"
@@ -80,6 +81,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where the files are that all workers map")
     given = parser.parse_args()
     config = load()
+    metrics.inherit()
     logging.basicConfig(
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname)s worker {given.number} %(name)s: %(message)s",

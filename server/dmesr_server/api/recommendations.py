@@ -17,6 +17,7 @@ from dmesr_server.serving.batching import MicroBatcher
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, recommend
 from dmesr_server.store import StoredItem
+from dmesr_server.telemetry import metrics
 
 _Context = ServicerContext[Any, Any]
 _MAX_QUESTIONS = 256  # answered by one run
@@ -44,6 +45,7 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
             candidates = await asyncio.to_thread(self._candidates, routed.model, request.settings.filter)
         question = Question(tuple(request.history.item_ids), self._settings(request.settings, candidates))
         ranked = await self._batcher.ask(routed.model, question)
+        _count(routed.model, [ranked])
         stored: Mapping[str, StoredItem] = {}
         if request.settings.attributes:
             stored = await asyncio.to_thread(self._stored, catalog, [ranked])
@@ -69,6 +71,7 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
         candidates = self._candidates(routed.model, request.settings.filter) if request.settings.filter else None
         settings = self._settings(request.settings, candidates)
         ranked = recommend(routed.model, [history.item_ids for history in request.histories], settings)
+        _count(routed.model, ranked)
         stored = self._stored(catalog, ranked) if request.settings.attributes else {}
         lists = [translation.recommendation_list(answer, stored, request.settings.attributes) for answer in ranked]
         return pb.BatchRecommendResponse(lists=lists, model=routed.model.ref, alias=routed.alias)
@@ -97,3 +100,11 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
     def _stored(self, catalog: str, ranked: Sequence[RankedList]) -> Mapping[str, StoredItem]:
         shown = validation.distinct(scored.item_id for answer in ranked for scored in answer.items)
         return self._parts.store.catalog(catalog).items.get(shown)
+
+
+def _count(model: ServedModel, ranked: Sequence[RankedList]) -> None:
+    if metrics.get() is None:
+        return
+    recipe = model.artefact.manifest.recipe_id
+    for answer in ranked:
+        metrics.recommended(catalog=model.catalog, model=model.ref, recipe=recipe, strategy=answer.strategy.value)

@@ -21,6 +21,7 @@ from typing import Any
 from dmesr_server.config import Config
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import CatalogStore, DescriptionRow, StoredItem
+from dmesr_server.telemetry import metrics
 
 from . import planning
 from .describing import Described, Describing
@@ -263,6 +264,12 @@ class Pipeline:
             for row in done.rows:
                 tally, cost = self._progress.routes[row.route], self._progress.costs[row.route]
                 result = done.results.get(row.route)
+                metrics.described(
+                    route=row.route,
+                    reason=(row.failure_reason or "INTERNAL") if result is None else None,
+                    tokens_in=0 if result is None else result.tokens_in,
+                    tokens_out=0 if result is None else result.tokens_out,
+                )
                 if result is None:
                     tally.failed += 1
                     continue

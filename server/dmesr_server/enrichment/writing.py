@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_server.store import CatalogStore, EmbeddingTable, SourceColumn
+from dmesr_server.telemetry import metrics
 
 from . import memory
 from .encoders import Encoder
@@ -193,6 +194,7 @@ class Encoding:
 
     def _count(self, source: str, present: int, changes: Sequence[VectorChange]) -> None:
         self._progress.routes[source].encoded += present
+        metrics.encoded(route=source, texts=present)
         cost = self._progress.costs[source]
         cost.encoded += present
         cost.characters += sum(len(change.vectors[source].text or "") for change in changes)

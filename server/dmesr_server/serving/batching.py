@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, answer
+from dmesr_server.telemetry import metrics
 
 _Waiting = list[tuple[Question, asyncio.Future[RankedList]]]
 
@@ -33,6 +34,7 @@ class MicroBatcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dmesr-recommend")
         self._waiting: dict[ServedModel, _Waiting] = {}  # models in the order in which their first question came
         self._busy = False
+        self._metrics = metrics.get()
 
     async def ask(self, model: ServedModel, question: Question) -> RankedList:
         """The answer to a question.
@@ -48,7 +50,13 @@ class MicroBatcher:
         self._waiting.setdefault(model, []).append((question, future))
         if not self._busy:
             self._start()
-        return await future
+        if self._metrics is None:
+            return await future
+        self._metrics.waiting.inc()
+        try:
+            return await future
+        finally:
+            self._metrics.waiting.dec()
 
     def _start(self) -> None:
         """Sets the thread to work on the next batch, if there is one."""
@@ -63,6 +71,8 @@ class MicroBatcher:
             if batch:
                 self._busy = True
                 questions = [question for question, _ in batch]
+                if self._metrics is not None:
+                    self._metrics.batch.observe(len(questions))
                 run = asyncio.get_running_loop().run_in_executor(self._thread, _answers, model, questions)
                 run.add_done_callback(functools.partial(self._end, batch))
 

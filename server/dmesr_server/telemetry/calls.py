@@ -1,0 +1,101 @@
+"""Counts and times each call, by whatever way it ends. Outermost of all interceptors; there only with metrics on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+
+from dmesr_server.telemetry.metrics import Metrics, get
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    Interceptor = grpc.aio.ServerInterceptor  # generic for type checkers only
+
+_PREFIX = "/dmesr.v1."
+_DETAILS = "grpc-status-details-bin"
+
+
+def measuring() -> Sequence[Interceptor]:
+    """The interceptor, where metrics are on."""
+    metrics = get()
+    return () if metrics is None else (MeasuringInterceptor(metrics),)
+
+
+class MeasuringInterceptor(Interceptor):
+    """Counts calls by code, failures by reason, and how long they take."""
+
+    def __init__(self, metrics: Metrics):
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wraps the methods of our own services."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or not method.startswith(_PREFIX):
+            return handler
+        name = method.removeprefix(_PREFIX)
+
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            with self._measured(name, context):
+                return await serve(request, context)
+
+        async def call_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            with self._measured(name, context):
+                async with contextlib.aclosing(serve(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
+
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            serve: Any = getattr(handler, kind)
+            if serve is not None:
+                make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+                wrapped: Handler = make(
+                    call_stream if handler.response_streaming else call,
+                    handler.request_deserializer,
+                    handler.response_serializer,
+                )
+                return wrapped
+        return handler
+
+    @contextlib.contextmanager
+    def _measured(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        metrics = self._metrics
+        started = time.perf_counter()
+        metrics.running.inc()
+        code = "OK"
+        try:
+            yield
+        except grpc.aio.AbortError:
+            told: Any = context.code()  # type: ignore[attr-defined]  # its types do not know it
+            code = getattr(told, "name", str(told))
+            metrics.errors.labels(name, _reason(context)).inc()
+            raise
+        except BaseException:  # the caller has gone, or its deadline has passed
+            code = "CANCELLED"
+            raise
+        finally:
+            metrics.running.dec()
+            metrics.calls.labels(name, code).inc()
+            metrics.seconds.labels(name).observe(time.perf_counter() - started)
+
+
+def _reason(context: Any) -> str:
+    for key, value in context.trailing_metadata() or ():
+        if key == _DETAILS:
+            info = error_details_pb2.ErrorInfo()
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return info.reason
+    return "UNKNOWN"
