@@ -82,7 +82,7 @@ class AuditEntry:
 
 
 def _token(one: admin_pb2.Token) -> Token:
-    known = one.scope in set(TokenScope)
+    known = int(one.scope) in {int(scope) for scope in TokenScope}
     return Token(
         token_id=one.token_id,
         name=one.name,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from typing import Any
 
 from dmesr_server.api.access import Caller
 from dmesr_server.control import Control
@@ -50,10 +51,11 @@ class AuditTrail:
         except ServiceError as error:
             if error.reason == "READ_ONLY":
                 raise
+            metadata: dict[str, Any] = dict(error.metadata)
             raise ServiceError(
                 error.reason,
                 f"{method} was refused before it began: the audit log cannot be written: {error.message}",
-                **error.metadata,
+                **metadata,
             ) from error
         except Exception as fault:
             _LOG.exception("the audit log cannot be written")

@@ -87,11 +87,6 @@ class Tokens:
             _changed(connection)
         return row
 
-    def list(self) -> list[TokenRow]:
-        """All tokens, those that have ended too, oldest first."""
-        with self._database.read() as connection:
-            return _rows(connection)
-
     def if_changed(self, revision: int) -> tuple[int, list[TokenRow]] | None:
         """The revision of the tokens and all of them; None where it still is the one given."""
         table = schema.revisions
@@ -120,6 +115,11 @@ class Tokens:
                     "TOKEN_NOT_FOUND", f"there is no token {token_id!r:.80}: see the list of tokens", token_id=token_id
                 )
             return _row(row)
+
+    def list(self) -> list[TokenRow]:
+        """All tokens, those that have ended too, oldest first."""
+        with self._database.read() as connection:
+            return _rows(connection)
 
 
 def _changed(connection: sa.Connection) -> None:
