@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class TokenBook:
         self._poll_seconds = poll_seconds
         self._rows: Mapping[str, TokenRow] = {}
         self._revision = -1
+        self._reading = threading.Lock()
         self._read_at = time.monotonic()
 
     def refresh(self) -> None:
@@ -82,13 +84,14 @@ class TokenBook:
         Raises:
             ServiceError: STORE_UNAVAILABLE; those read before stay for a while.
         """
-        began = time.monotonic()
-        changed = self._control.tokens.if_changed(self._revision)
-        if changed is not None:
-            revision, rows = changed
-            self._rows = {row.token_id: row for row in rows}
-            self._revision = revision
-        self._read_at = began
+        with self._reading:  # or an older answer could come after a newer one
+            began = time.monotonic()
+            changed = self._control.tokens.if_changed(self._revision)
+            if changed is not None:
+                revision, rows = changed
+                self._rows = {row.token_id: row for row in rows}
+                self._revision = revision
+            self._read_at = began
 
     async def run(self) -> None:
         """Looks for changes until it is cancelled."""
