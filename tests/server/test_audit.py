@@ -183,3 +183,32 @@ def test_without_its_log_an_action_does_not_begin_and_its_answer_is_never_lost(o
         (entry,) = entries(stubs)
         assert (entry.method, entry.outcome, entry.HasField("end_time")) == ("AdminService/CreateCatalog", "", False)
     assert f"the audit log lacks that its entry {entry.number} ended with OK" in server.log
+
+
+class _WithToken(
+    grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor, grpc.StreamStreamClientInterceptor
+):
+    """Sends a token with every call."""
+
+    def __init__(self, token: str):
+        self._metadata = [("authorization", f"Bearer {token}")]
+
+    def _call(self, continuation, details, request):
+        return continuation(details._replace(metadata=self._metadata), request)
+
+    intercept_unary_unary = intercept_stream_unary = intercept_stream_stream = _call
+
+
+def test_who_promoted_is_whose_token_it_was(start_server: Callable[..., RunningServer], tmp_path: Path):
+    server = start_server(enricher=False, server__token="first-of-all")
+    with grpc.insecure_channel(server.address) as channel:
+        request = pb.CreateTokenRequest(name="alice", scope=pb.TOKEN_SCOPE_ADMIN, catalogs=["default"])
+        token = Stubs.of(channel).admin.CreateToken(request, metadata=ROOT)
+        stubs = Stubs.of(grpc.intercept_channel(channel, _WithToken(token.bearer_token)))
+        recipe_id = fill(stubs, "")
+        publish(stubs, "", tiny_artefact.write(tmp_path / "v1", recipe_id=recipe_id, items=LEARNED))
+        promote(stubs, "", "tiny:1")
+        traced = stubs.models.GetModel(models_pb2.GetModelRequest(model="tiny:1", lineage=True)).lineage
+        assert (traced.published_by, [move.actor for move in traced.moves]) == ("alice", ["alice"])
+        told = entries(stubs, catalog="default", who="alice")
+        assert {(one.token_id, one.catalog) for one in told} == {(token.token.token_id, "default")}
