@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from dmesr_server.config import Config, ConfigError, load
 from dmesr_server.errors import ServiceError
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import logs, metrics
 
 _ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A TOML file. Flags beat DMESR_* variables, which beat the file.")
@@ -135,7 +134,7 @@ def _settings(file: Path | None, flags: dict[str, Any]) -> Config:
         settings = load(file=file, flags=flags)
     except ConfigError as error:
         _fail(str(error))
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logs.configure(settings, process="")
     logging.getLogger("dmesr_server").setLevel(settings.log_level)  # not the libraries': they are chatty at INFO
     return settings
 

@@ -238,6 +238,7 @@ class Config(BaseSettings):
     serving: ServingConfig = ServingConfig()
     limits: LimitsConfig = LimitsConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"  # json: an object a line, with the ids of request and job
 
     @model_validator(mode="after")
     def _remote_needs_artefacts(self) -> Config:

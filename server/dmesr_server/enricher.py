@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import logs, metrics
 from dmesr_server.telemetry.port import StartError, served_metrics
 
 _LOG = logging.getLogger(__name__)
@@ -273,9 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load(file=given.config, flags=flags)
     except ConfigError as error:
         parser.exit(2, f"error: {error}\n")
-    logging.basicConfig(
-        level=config.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(config, process="enricher" if config.log_format == "json" else "")
+    logging.getLogger().setLevel(config.log_level)
     # Libraries tell at INFO what every job tells already.
     for library in ("sentence_transformers", "transformers", "huggingface_hub", "httpx", "httpx2", "alembic"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))

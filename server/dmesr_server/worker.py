@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dmesr_server.config import load
 from dmesr_server.errors import ServiceError
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import logs, metrics
 
 #: What a byte on the line means. The parent passes on to the other workers what is no `READY`.
 READY = b"r"
@@ -82,11 +82,7 @@ def main() -> int:
     given = parser.parse_args()
     config = load()
     metrics.inherit()
-    logging.basicConfig(
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s worker {given.number} %(name)s: %(message)s",
-        force=True,
-    )
+    logs.configure(config, process=f"worker {given.number}")
     logging.getLogger("dmesr_server").setLevel(config.log_level)
     from dmesr_server import app, preflight  # the line is there first: who is told to stop meanwhile stops
 

@@ -22,6 +22,7 @@ from dmesr_server.caller import ANONYMOUS, IDENTITY
 from dmesr_server.config import ServerConfig
 from dmesr_server.control import Control
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry.logs import REQUEST_ID
 
 if TYPE_CHECKING:
     from dmesr_server.api.interceptors import Continuation, Handler
@@ -219,7 +220,7 @@ class _Passage:
     def _told(self, message: Message | None) -> dict[str, str]:
         given = _values(self._metadata, _REQUEST_ID)[:1]
         fits = [one for one in given if one.isascii() and one.isprintable() and len(one) <= _LONGEST_REQUEST_ID]
-        self._request_id = self._request_id or "".join(fits) or uuid.uuid4().hex
+        self._request_id = self._request_id or "".join(fits) or REQUEST_ID.get() or uuid.uuid4().hex
         return {
             "request_id": self._request_id,
             "peer": self._context.peer(),

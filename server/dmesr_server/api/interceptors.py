@@ -18,8 +18,10 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from dmesr_server.caller import caller
 from dmesr_server.control import read_only_refusal
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import logs
 
 DOMAIN = "dmesr"
 _LOG = logging.getLogger("dmesr_server.api")
@@ -88,7 +90,8 @@ def _packed(detail: Message) -> any_pb2.Any:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> None:
     status = rpc_status.to_status(to_status(error))
     # Not `abort_with_status`: it came to grpc.aio later than the oldest grpcio that we support.
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    # What was set before is replaced by what is aborted with.
+    await context.abort(status.code, status.details, (*status.trailing_metadata, (logs.HEADER, logs.REQUEST_ID.get())))
 
 
 #: The calls that change nothing. Whatever is not named here is refused by a read-only replica.
@@ -208,15 +211,27 @@ class _Call:
     method: str
     started: float  # seconds, monotonic
     peer: str
+    catalog: str  # "" where it is not known
 
     def log(self, code: str, error: ServiceError | None = None) -> None:
         milliseconds = (time.monotonic() - self.started) * 1_000
-        if error is None:
-            _LOG.debug("%s %s %.1f ms %s", self.method, code, milliseconds, self.peer)
-        else:
-            _LOG.info(
-                "%s %s %.1f ms %s %s: %s", self.method, code, milliseconds, self.peer, error.reason, error.message
-            )
+        level = logging.DEBUG if error is None else logging.INFO
+        if not _LOG.isEnabledFor(level):
+            return
+        reason = "" if error is None else error.reason
+        told = {
+            "method": self.method,
+            "catalog": self.catalog[:_VALUE_CHARACTERS],
+            "code": code,
+            "reason": reason,
+            "milliseconds": round(milliseconds, 3),
+            "peer": self.peer,
+            "caller": caller(),
+        }
+        line = f"{self.method} {code} {milliseconds:.1f} ms {self.peer} {reason} request={logs.REQUEST_ID.get()}"
+        _LOG.log(level, "%s", line, extra=told)
+        if error is not None:
+            _LOG.debug("%s", error.message)  # it may hold what the caller sent
 
 
 class CallInterceptor(Interceptor):
@@ -230,6 +245,7 @@ class CallInterceptor(Interceptor):
     ) -> Handler:
         """Wraps the method."""
         method: str = handler_call_details.method
+        request_id = logs.begin_request(handler_call_details.invocation_metadata)
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN):
             return handler
@@ -237,7 +253,8 @@ class CallInterceptor(Interceptor):
         checked = self._checked if handler.request_streaming else self._check_request
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            seen = _Call(method, time.monotonic(), context.peer())
+            seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
+            context.set_trailing_metadata(((logs.HEADER, request_id),))
             error: ServiceError
             try:
                 answer = await serve(checked(request), context)
@@ -257,7 +274,8 @@ class CallInterceptor(Interceptor):
             return None
 
         async def call_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            seen = _Call(method, time.monotonic(), context.peer())
+            seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
+            context.set_trailing_metadata(((logs.HEADER, request_id),))
             error: ServiceError
             try:
                 # Closed at once when the caller goes away, not when the garbage collector comes by.

@@ -15,6 +15,7 @@ from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, ClaimedJob, Control, JobState
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
+from dmesr_server.telemetry.logs import JOB_ID
 
 from .pipeline import Pipeline
 from .progress import Progress
@@ -89,6 +90,7 @@ class RunningJob:
     async def run(self) -> None:
         """Runs until the job has ended, went back to the queue, or is somebody else's. Never raises for its sake."""
         job, describer = self._job, self._means.describer
+        JOB_ID.set(job.job_id)
         _LOG.info(
             "job started: job=%s catalog=%s attempt=%d describer=%s encoder=%s recipe=%s",
             job.job_id,
