@@ -33,9 +33,10 @@ from dmesr_server.enrichment.query_service import QueryService
 from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
 from dmesr_server.errors import ServiceError
+from dmesr_server.preflight import StartError
 from dmesr_server.store import Store
 from dmesr_server.telemetry import logs, metrics
-from dmesr_server.telemetry.port import StartError, served_metrics
+from dmesr_server.telemetry.port import served_metrics
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 16  # for blocking calls; most of them wait for a disk

@@ -78,7 +78,7 @@ class MeasuringInterceptor(Interceptor):
         try:
             yield
         except grpc.aio.AbortError:
-            told: Any = context.code()  # type: ignore[attr-defined]  # its types do not know it
+            told: Any = context.code()
             code = getattr(told, "name", str(told))
             metrics.errors.labels(name, _reason(context)).inc()
             raise
@@ -97,5 +97,5 @@ def _reason(context: Any) -> str:
             info = error_details_pb2.ErrorInfo()
             for detail in status_pb2.Status.FromString(value).details:
                 if detail.Unpack(info):
-                    return info.reason
+                    return str(info.reason)
     return "UNKNOWN"
