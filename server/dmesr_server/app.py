@@ -32,21 +32,23 @@ from dmesr.v1 import (
 )
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from dmesr_server import preflight
 from dmesr_server.api import embeddings
 from dmesr_server.api.admin import AdminServicer
 from dmesr_server.api.audit_trail import AuditTrail
 from dmesr_server.api.auto_enrichment import AutoEnrichment
+from dmesr_server.api.calls import CallLayer
 from dmesr_server.api.credentials import TokenBook
 from dmesr_server.api.embeddings import EmbeddingServicer
 from dmesr_server.api.enrichment import EnrichmentServicer
-from dmesr_server.api.gate import GateInterceptor
-from dmesr_server.api.interceptors import CallInterceptor, Interceptor, ReadOnlyInterceptor
+from dmesr_server.api.gate import GateLayer
 from dmesr_server.api.items import ItemServicer
+from dmesr_server.api.layers import LayeredHandlers
 from dmesr_server.api.models import ModelServicer
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.read_only import only_reading
 from dmesr_server.api.recommendations import RecommendationServicer
 from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
@@ -230,22 +232,23 @@ def _close(parts: Parts, ready_file: Path | None) -> None:
 def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     config = parts.config
     trail = AuditTrail(control=parts.control)
-    interceptors: list[Interceptor] = [  # from the outside in
-        CallInterceptor(max_message_bytes=config.limits.max_message_bytes),
-        GateInterceptor(config=config.server, book=parts.tokens, trail=trail, control=parts.control),
-    ]
-    if config.server.read_only:
-        interceptors.append(ReadOnlyInterceptor())
+    layers = LayeredHandlers(
+        [
+            *measuring(),
+            CallLayer(max_message_bytes=config.limits.max_message_bytes),
+            GateLayer(config=config.server, book=parts.tokens, trail=trail, control=parts.control),
+            *([only_reading] if config.server.read_only else []),
+        ]
+    )
     server = grpc.aio.server(
-        interceptors=[*measuring(), *interceptors],
         options=[
             # Two servers on one port would share the calls between them, unnoticed; workers are meant to.
             ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_receive_message_length", _MESSAGE_ROOM * config.limits.max_message_bytes),
-            ("grpc.max_send_message_length", -1),  # held by the interceptor, with a reason
+            ("grpc.max_send_message_length", -1),  # held by CallLayer, with a reason
         ],
     )
-    registrar: Any = server  # the generated types know only the other kind of server
+    registrar: Any = layers  # the generated types know only the other kind of server
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(parts), registrar)
     embeddings.register(EmbeddingServicer(parts), registrar)
     enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server(EnrichmentServicer(parts), registrar)
@@ -262,9 +265,12 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     for name in ("", *names):
         # Its own setter is a coroutine only for the sake of watchers, of which there is none yet.
         health._server_status[name] = health_pb2.HealthCheckResponse.SERVING
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
     if config.server.reflection:
-        reflection.enable_server_reflection((*names, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        shown = (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        servicer = reflection.aio.ReflectionServicer(shown)  # type: ignore[attr-defined]  # its types know no aio
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
+    server.add_generic_rpc_handlers((layers,))
     return server, health
 
 

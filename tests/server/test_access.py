@@ -19,7 +19,7 @@ from dmesr.v1 import (
     recommendations_pb2,
 )
 from dmesr_server.api.access import RULES, Place, Scope
-from dmesr_server.api.interceptors import READING
+from dmesr_server.api.read_only import READING
 from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc

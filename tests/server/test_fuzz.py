@@ -28,7 +28,7 @@ from dmesr.v1 import (
     models_pb2,
     recommendations_pb2,
 )
-from dmesr_server.api.interceptors import READING
+from dmesr_server.api.read_only import READING
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, Phase, given, settings

@@ -22,7 +22,7 @@ from dmesr.v1 import (
     models_pb2,
     recommendations_pb2,
 )
-from dmesr_server.api.interceptors import READING
+from dmesr_server.api.read_only import READING
 from google.protobuf import message_factory
 from published import LEARNED, fill, promote, publish, write_source
 from running_server import RunningServer

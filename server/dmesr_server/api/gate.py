@@ -16,8 +16,9 @@ from google.protobuf.message import Message
 from dmesr_server.api import access
 from dmesr_server.api.access import CALLER, RULES, Caller, Place, Rule
 from dmesr_server.api.audit_trail import AuditTrail
+from dmesr_server.api.calls import OPEN, guarded
 from dmesr_server.api.credentials import TokenBook
-from dmesr_server.api.interceptors import Interceptor, behaviour, like, refusing
+from dmesr_server.api.layers import behaviour, like
 from dmesr_server.caller import ANONYMOUS, IDENTITY
 from dmesr_server.config import ServerConfig
 from dmesr_server.control import Control
@@ -25,15 +26,14 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.telemetry.logs import REQUEST_ID
 
 if TYPE_CHECKING:
-    from dmesr_server.api.interceptors import Continuation, Handler
+    from dmesr_server.api.layers import Handler
 
 _HEALTH = "/grpc.health.v1.Health/"
-_REFLECTION = "/grpc.reflection."
 _REQUEST_ID = "x-request-id"
 _LONGEST_REQUEST_ID = 64
 
 
-class GateInterceptor(Interceptor):
+class GateLayer:
     """Lets in the calls that their callers may make."""
 
     def __init__(self, *, config: ServerConfig, book: TokenBook, trail: AuditTrail, control: Control):
@@ -42,30 +42,18 @@ class GateInterceptor(Interceptor):
         self._trail = trail
         self._control = control
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Hands the call on, or answers UNAUTHENTICATED or PERMISSION_DENIED."""
-        method: str = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        metadata = tuple(handler_call_details.invocation_metadata or ())
-        if method.startswith((_HEALTH, _REFLECTION)):
+    def __call__(self, method: str, handler: Handler) -> Handler:
+        """Lays itself around a method, which answers UNAUTHENTICATED or PERMISSION_DENIED from then on."""
+        if method.startswith(OPEN):
             opened = self._config.open_health if method.startswith(_HEALTH) else self._config.open_reflection
-            try:
-                if not opened:
-                    self._book.admit(_values(metadata, "authorization"))
-            except ServiceError as error:
-                return refusing(handler, error)
-            return handler
+            return handler if opened else guarded(handler, self._admit)
         name = method.removeprefix("/dmesr.v1.")
         serve = behaviour(handler)
 
         def passage(context: Any) -> _Passage:
             return _Passage(
                 name=name,
-                metadata=metadata,
+                metadata=tuple(context.invocation_metadata() or ()),
                 context=context,
                 certified=self._config.tls_client_ca is not None,
                 book=self._book,
@@ -87,6 +75,9 @@ class GateInterceptor(Interceptor):
                         yield answer
 
         return like(handler, call_stream if handler.response_streaming else call)
+
+    def _admit(self, context: Any) -> None:
+        self._book.admit(_values(tuple(context.invocation_metadata() or ()), "authorization"))
 
 
 class _Passage:

@@ -1,50 +1,43 @@
-"""Counts and times each call, by whatever way it ends. Outermost of all interceptors; there only with metrics on."""
+"""Counts and times each call, by whatever way it ends. Outermost of all layers; there only with metrics on."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
+from dmesr_server.api.layers import behaviour, like
 from dmesr_server.telemetry.metrics import Metrics, get
 
 if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Interceptor = grpc.aio.ServerInterceptor  # generic for type checkers only
+    from dmesr_server.api.layers import Handler, Layer
 
 _PREFIX = "/dmesr.v1."
 _DETAILS = "grpc-status-details-bin"
 
 
-def measuring() -> Sequence[Interceptor]:
-    """The interceptor, where metrics are on."""
+def measuring() -> Sequence[Layer]:
+    """The layer, where metrics are on."""
     metrics = get()
-    return () if metrics is None else (MeasuringInterceptor(metrics),)
+    return () if metrics is None else (MeasuringLayer(metrics),)
 
 
-class MeasuringInterceptor(Interceptor):
+class MeasuringLayer:
     """Counts calls by code, failures by reason, and how long they take."""
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wraps the methods of our own services."""
-        handler = await continuation(handler_call_details)
-        method: str = handler_call_details.method
-        if handler is None or not method.startswith(_PREFIX):
+    def __call__(self, method: str, handler: Handler) -> Handler:
+        """Lays itself around a method of ours."""
+        if not method.startswith(_PREFIX):
             return handler
+        serve = behaviour(handler)
         name = method.removeprefix(_PREFIX)
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -57,17 +50,7 @@ class MeasuringInterceptor(Interceptor):
                     async for answer in answers:
                         yield answer
 
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            serve: Any = getattr(handler, kind)
-            if serve is not None:
-                make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-                wrapped: Handler = make(
-                    call_stream if handler.response_streaming else call,
-                    handler.request_deserializer,
-                    handler.response_serializer,
-                )
-                return wrapped
-        return handler
+        return like(handler, call_stream if handler.response_streaming else call)
 
     @contextlib.contextmanager
     def _measured(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:

@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 import pytest
 from dmesr.v1 import items_pb2 as pb
-from dmesr_server.api.interceptors import CallInterceptor
+from dmesr_server.api.calls import CallLayer
+from dmesr_server.api.layers import LayeredHandlers
 from google.rpc import error_details_pb2, status_pb2
 
 
@@ -34,8 +35,10 @@ class _Faulty(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_an_unexpected_fault_is_internal_with_an_id(streaming: bool, caplog: pytest.LogCaptureFixture):
-    server = grpc.aio.server(interceptors=[CallInterceptor(max_message_bytes=1 << 20)])
-    server.add_generic_rpc_handlers((_Faulty(),))
+    layers = LayeredHandlers([CallLayer(max_message_bytes=1 << 20)])
+    layers.add_generic_rpc_handlers((_Faulty(),))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((layers,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -1,13 +1,14 @@
-"""What every call passes through: errors to gRPC status, the message limit, a line in the log, read-only replicas."""
+"""The outer layer of every call: errors to gRPC status, the message limit, a line in the log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from dmesr_server.api.layers import behaviour, like
 from dmesr_server.caller import caller
-from dmesr_server.control import read_only_refusal
 from dmesr_server.errors import ServiceError
 from dmesr_server.telemetry import logs
 
@@ -28,14 +29,10 @@ _LOG = logging.getLogger("dmesr_server.api")
 #: Of a status: gRPC's peers refuse headers of more than 8 KiB, and the message goes into two of them.
 _MESSAGE_CHARACTERS, _VALUE_CHARACTERS, _VIOLATIONS = 600, 200, 5
 #: Services that are not ours: they write their own status.
-_OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
-else:
-    Interceptor = grpc.aio.ServerInterceptor  # generic for type checkers only
+    from dmesr_server.api.layers import Handler
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
@@ -94,88 +91,33 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceErro
     await context.abort(status.code, status.details, (*status.trailing_metadata, (logs.HEADER, logs.REQUEST_ID.get())))
 
 
-#: The calls that change nothing. Whatever is not named here is refused by a read-only replica.
-READING = frozenset(
-    {
-        "AdminService/ListCatalogs",
-        "AdminService/GetServerInfo",
-        "AdminService/GetStoreStats",
-        "AdminService/ListTokens",
-        "AdminService/ListAuditEntries",
-        "EmbeddingService/ListRecipes",
-        "EmbeddingService/GetEmbeddingStats",
-        "EmbeddingService/ReadEmbeddings",
-        "EmbeddingService/FindNeighbours",
-        "EnrichmentService/EstimateJob",
-        "EnrichmentService/GetJob",
-        "EnrichmentService/ListJobs",
-        "EnrichmentService/WatchJob",
-        "EnrichmentService/GetDescriptions",
-        "EnrichmentService/ListDescriptions",
-        "EnrichmentService/PreviewPrompt",
-        "EnrichmentService/GetEnrichmentStats",
-        "ItemService/GetItems",
-        "ItemService/ListItems",
-        "ItemService/FindMissingPictures",
-        "ItemService/GetPicture",
-        "ModelService/GetModel",
-        "ModelService/ListModels",
-        "ModelService/ListAliases",
-        "RecommendationService/Recommend",
-        "RecommendationService/BatchRecommend",
-    }
-)
+def guarded(handler: Handler, check: Callable[[Any], None]) -> Handler:
+    """The same method behind a check, for services that are not ours and write their own status.
 
+    Args:
+        handler: What serves the method.
+        check: Of the call's context. What it raises is told to the caller.
+    """
+    serve = behaviour(handler)
 
-class ReadOnlyInterceptor(Interceptor):
-    """Lets in only calls that change nothing."""
+    async def checked(context: Any) -> None:
+        logs.begin_request(context.invocation_metadata())
+        try:
+            check(context)
+        except ServiceError as error:
+            await _abort(context, error)
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Hands the call on, or answers FAILED_PRECONDITION."""
-        method: str = handler_call_details.method
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_OPEN) or method.removeprefix("/dmesr.v1.") in READING:
-            return handler
-        return raising(handler, read_only_refusal())
+    async def call(request: Any, context: Any) -> Any:
+        await checked(context)
+        return await serve(request, context)
 
+    async def call_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await checked(context)
+        async for answer in serve(request, context):
+            yield answer
 
-def raising(handler: Handler, error: ServiceError) -> Handler:
-    """The same kind of method, which raises the error for `CallInterceptor` to tell."""
-
-    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        raise error
-
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        raise error
-        yield  # unreachable, but it is what makes this a stream
-
-    return like(handler, refuse_stream if handler.response_streaming else refuse)
-
-
-def refusing(handler: Handler, error: ServiceError) -> Handler:
-    """The same kind of method, which tells the error itself: for services that are not ours."""
-
-    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await _abort(context, error)
-
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        await _abort(context, error)
-        yield  # unreachable, but it is what makes this a stream
-
-    return like(handler, refuse_stream if handler.response_streaming else refuse)
-
-
-def like(handler: Handler, behaviour: Callable[..., Any], parse: Callable[[bytes], Any] | None = None) -> Handler:
-    """The same kind of method with another behaviour, and messages read by `parse` where it is given."""
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    return make(behaviour, parse or handler.request_deserializer, handler.response_serializer)
+    # A stream may also be a coroutine that writes its answers itself, as that of gRPC's own health service.
+    return like(handler, call_stream if inspect.isasyncgenfunction(serve) else call)
 
 
 @dataclass(frozen=True)
@@ -197,13 +139,6 @@ def _parsing(handler: Handler) -> Callable[[bytes], Any]:
             return _Unreadable(str(error))
 
     return read
-
-
-def behaviour(handler: Handler) -> Callable[..., Any]:
-    """What the method does."""
-    found = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    assert found is not None
-    return found
 
 
 @dataclass(frozen=True)
@@ -234,25 +169,21 @@ class _Call:
             _LOG.debug("%s", error.message)  # it may hold what the caller sent
 
 
-class CallInterceptor(Interceptor):
+class CallLayer:
     """Turns what a servicer raises into a status, holds the message limit, and logs each call."""
 
     def __init__(self, *, max_message_bytes: int):
         self._max_message_bytes = max_message_bytes
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Wraps the method."""
-        method: str = handler_call_details.method
-        request_id = logs.begin_request(handler_call_details.invocation_metadata)
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_OPEN):
+    def __call__(self, method: str, handler: Handler) -> Handler:
+        """Lays itself around a method of ours."""
+        if method.startswith(OPEN):
             return handler
         serve = behaviour(handler)
         checked = self._checked if handler.request_streaming else self._check_request
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            request_id = logs.begin_request(context.invocation_metadata())
             seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
             context.set_trailing_metadata(((logs.HEADER, request_id),))
             error: ServiceError
@@ -274,6 +205,7 @@ class CallInterceptor(Interceptor):
             return None
 
         async def call_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            request_id = logs.begin_request(context.invocation_metadata())
             seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
             context.set_trailing_metadata(((logs.HEADER, request_id),))
             error: ServiceError
