@@ -179,6 +179,8 @@ def test_the_manifest_follows_the_contract(artefact: _Artefact):
         data = (artefact.folder / name).read_bytes()
         assert said == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     assert manifest["metrics"] == artefact.result.metrics
+    run = json.loads((artefact.result.output / "run.json").read_text())
+    assert (manifest["training"]["run_id"], manifest["training"]["git"]) == (run["run_id"], run["commit"])
     assert manifest["training"]["dataset"] == "made-up"
     assert manifest["training"]["config"]["method"] == manifest["method"]
 

@@ -71,7 +71,9 @@ def test_an_ended_run_goes_on_with_the_same_figures_and_weights(
     for epoch in (2, 3):
         with pytest.raises(_EndedError):
             train(**data, output=tmp_path / "run", resume=True, on_epoch=_end_after(epoch))
+    run_id = json.loads((tmp_path / "run/run.json").read_text())["run_id"]
     resumed = train(**data, output=tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run/run.json").read_text())["run_id"] == run_id
     assert _learned(resumed) == _learned(whole)
     assert (resumed.metrics, resumed.best_epoch) == (whole.metrics, whole.best_epoch)
     for name, value in whole.model.state_dict().items():

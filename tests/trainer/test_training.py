@@ -97,7 +97,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path, sequences: Sequences, sources:
         "tensorboard",
     ]
     facts = json.loads((tmp_path / "run/run.json").read_text())
-    assert facts.keys() == {"seed", "commit", "versions", "devices", "threads", "data"}
+    assert facts.keys() == {"run_id", "seed", "commit", "versions", "devices", "threads", "data"}
     assert facts["data"]["interactions"] == sequences.digest
     table = (tmp_path / "run/result.md").read_text()
     assert table.startswith("# dmesr on sasrec, epoch ")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmesr_trainer.models.recommender import Recommender
+from dmesr_trainer.run_folder import RunFolder
 from dmesr_trainer.training import TrainResult, versions
 
 FORMAT = "dmesr-artefact"
@@ -239,6 +240,7 @@ def _write_items(result: TrainResult, path: Path) -> None:
 
 def _manifest(result: TrainResult, *, folder: Path, dataset: str) -> dict[str, Any]:
     model = result.model
+    run = RunFolder(result.output).told()
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -256,6 +258,8 @@ def _manifest(result: TrainResult, *, folder: Path, dataset: str) -> dict[str, A
         },
         "metrics": result.metrics,
         "training": {
+            "run_id": run.get("run_id"),
+            "git": run.get("commit"),
             "config": result.config.to_dict(),
             "seed": result.config.seed,
             "dataset": dataset,

@@ -1,7 +1,7 @@
 """What a run leaves behind.
 
 config.json              the settings
-run.json                 seed, commit of the code, versions, devices, what data it was
+run.json                 id of the run, seed, commit of the code, versions, devices, what data it was
 metrics.jsonl            a line an epoch
 tensorboard/             the same for `tensorboard --logdir`
 best.safetensors         the model at its best epoch
@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import time
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,17 @@ class RunFolder:
         if found is None:
             self.begin(config, facts=facts)
         else:
-            self._write_start(config, facts=facts)
+            self._write_start(config, facts=facts, run_id=self.told().get("run_id"))
         return found
 
-    def _write_start(self, config: TrainConfig, *, facts: dict[str, Any]) -> None:
-        self.write_json("run.json", {"seed": config.seed, "commit": commit(), **facts})
+    def told(self) -> dict[str, Any]:
+        """What run.json says; empty where there is none, as in a folder whose files were cleared away."""
+        path = self.path / "run.json"
+        return _read_json(path) if path.exists() else {}
+
+    def _write_start(self, config: TrainConfig, *, facts: dict[str, Any], run_id: str | None = None) -> None:
+        told = {"run_id": run_id or uuid.uuid4().hex, "seed": config.seed, "commit": commit(), **facts}
+        self.write_json("run.json", told)
         # Last: a folder with config.json holds a run that can be taken up, also after a kill right here.
         self.write_json("config.json", config.to_dict())
 
