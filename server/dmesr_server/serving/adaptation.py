@@ -4,7 +4,7 @@ For each published model, the item tower runs on the items whose source vectors 
 are added, and the adapted table is written under a lease. Items that were deleted leave the table. A new item is
 recommendable by this alone, without training.
 
-Shapes: N items of a chunk, D width of a source, V width of the model's vectors.
+Shapes: N items of a group, D width of a source, V width of the model's vectors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from dmesr_server.serving.live import ModelKey
 from dmesr_server.store import AdaptedTable, CatalogStore, Store
 
 _LOG = logging.getLogger(__name__)
-_CHUNK_ITEMS = 4_096
+_TOWER_ITEMS = 4_096  # in one run of the tower
+#: Vectors of the items that are read and written together: each read and each write costs the same again, whatever its
+#: size, and the table's own part of that grows with the table.
+_GROUP_BYTES = 96 << 20
 _LEASE_SECONDS = 10.0  # a model whose process died is taken up by another, or the next one, after this long
 _LONGEST_DELAY = 60.0  # seconds between attempts after faults
 #: Faults that pass by themselves: the model is tried again and stays as it is.
@@ -202,17 +205,22 @@ class _Run:
         written = 0
         if todo:
             tower = towers.load_item_tower(self._artefact, threads=threads)
-            for chunk in _chunks(todo):
-                vectors_NV = self._vectors(tower, chunk)
+            for group in _groups(todo, self._group_items()):
+                vectors_NV = self._vectors(tower, group)
                 sound_N = np.isfinite(vectors_NV).all(axis=1)
                 if not sound_N.all():
-                    self._odd(chunk, sound_N, strict=strict)
-                sound = [item_id for item_id, is_sound in zip(chunk, sound_N, strict=True) if is_sound]
+                    self._odd(group, sound_N, strict=strict)
+                sound = [item_id for item_id, is_sound in zip(group, sound_N, strict=True) if is_sound]
                 self._renew()
                 if sound:
                     self._table.upsert(sound, vectors_NV[sound_N], [wanted[item_id] for item_id in sound])
                 written += len(sound)
         return written, len(gone)
+
+    def _group_items(self) -> int:
+        manifest = self._artefact.manifest
+        width = manifest.vector_dim + sum(source.dim for source in manifest.sources)
+        return max(_TOWER_ITEMS, _GROUP_BYTES // (4 * width))
 
     def _odd(self, item_ids: Sequence[str], sound_N: np.ndarray, *, strict: bool) -> None:
         odd = [item_id for item_id, is_sound in zip(item_ids, sound_N, strict=True) if not is_sound]
@@ -247,16 +255,19 @@ class _Run:
         if tower is None:
             return parts_NV
         rows = self._catalog.embeddings(self._artefact.manifest.recipe_id).take(item_ids, self._sources)
-        vectors: dict[str, np.ndarray] = {}
-        present: dict[str, np.ndarray] = {}
-        for source in tower.sources:
-            vectors[source.name], present[source.name] = dense(rows.column(source.name), source.dim)
-        # An item without any source passes through the tower too: the model may have learned a null for that.
-        made_NV: np.ndarray = tower.run(vectors, present) + parts_NV
-        return made_NV
+        for start in range(0, len(item_ids), _TOWER_ITEMS):
+            self._renew()  # a group takes longer than a lease where a core is slow
+            part = rows.slice(start, _TOWER_ITEMS)
+            vectors: dict[str, np.ndarray] = {}
+            present: dict[str, np.ndarray] = {}
+            for source in tower.sources:
+                vectors[source.name], present[source.name] = dense(part.column(source.name), source.dim)
+            # An item without any source passes through the tower too: the model may have learned a null for that.
+            parts_NV[start : start + _TOWER_ITEMS] += tower.run(vectors, present)
+        return parts_NV
 
     def _renew(self) -> None:
-        """Before each write: still wanted, and still ours."""
+        """Before each write, and while one is prepared: still wanted, and still ours."""
         if self._stopping.is_set():
             raise _Stopped
         self._control.models.resolve(self._key.catalog, self._key.ref)  # raises when it was deleted
@@ -300,6 +311,6 @@ def _parts(learned: LearnedItems, item_ids: Sequence[str], dim: int) -> np.ndarr
     return parts_NV
 
 
-def _chunks(item_ids: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(item_ids), _CHUNK_ITEMS):
-        yield list(item_ids[start : start + _CHUNK_ITEMS])
+def _groups(item_ids: Sequence[str], items: int) -> Iterator[list[str]]:
+    for start in range(0, len(item_ids), items):
+        yield list(item_ids[start : start + items])
