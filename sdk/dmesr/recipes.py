@@ -40,7 +40,7 @@ class Recipe:
 class IndexStats:
     """The index that a search goes through."""
 
-    kind: str  # "IVF_HNSW_SQ" or "IVF_PQ"
+    kind: str  # "IVF_RQ", "IVF_HNSW_SQ" or "IVF_PQ"
     indexed_rows: int
     unindexed_rows: int  # written since; searched one by one
     recall_at_10: float  # share of the exact 10 nearest that it finds

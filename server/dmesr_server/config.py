@@ -74,7 +74,7 @@ class StoreConfig(_Section):
     uri: str = "dmesr-data"  # a folder or any lancedb.connect URI
     control_url: str | None = None  # SQLAlchemy URL; control.sqlite in the store's folder when not set
     index_threshold_rows: int = Field(default=200_000, ge=256)  # vectors of a source from which it gets an index
-    index_kind: Literal["IVF_HNSW_SQ", "IVF_PQ"] = "IVF_HNSW_SQ"  # IVF_PQ is smaller and finds less
+    index_kind: Literal["IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ"] = "IVF_RQ"  # the others take far longer to make
     housekeeping_seconds: float = Field(default=20.0, gt=0)  # how often tables are looked at, to tidy what is due
     keep_versions_seconds: float = Field(default=1800.0, ge=1)  # how long a reader may take over an unpinned version
     snapshots: Path | None = None  # folder under which snapshots are made; "snapshots" beside the store when not set

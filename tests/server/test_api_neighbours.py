@@ -89,7 +89,7 @@ def test_an_index_is_made_in_the_background_and_told_of(start_server: Callable[.
         assert len(set(ids_of(exact)) & set(ids_of(found))) >= 4
         stats = stubs.embeddings.GetEmbeddingStats(pb.GetEmbeddingStatsRequest(recipe="ours"))
         index = stats.sources[0].index
-        assert (index.kind, index.indexed_rows, index.unindexed_rows) == ("IVF_HNSW_SQ", 400, 0)
+        assert (index.kind, index.indexed_rows, index.unindexed_rows) == ("IVF_RQ", 400, 0)
         assert (index.recall_at_10 >= 0.97, index.recall_sample) == (True, 100)
         assert abs(index.build_time.ToSeconds() - time.time()) < 300
 

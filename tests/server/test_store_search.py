@@ -85,7 +85,16 @@ def test_a_matrix_in_many_parts(table: EmbeddingTable, tmp_path: Path, monkeypat
     assert len(some) == 7
 
 
-@pytest.mark.parametrize("kind", ["IVF_HNSW_SQ", "IVF_PQ"])
+def test_rabitq_gives_way_where_vectors_are_no_whole_bytes_wide(table: EmbeddingTable):
+    vectors_ND = np.random.default_rng(0).standard_normal((300, 20)).astype(np.float32)
+    put(table, [f"{n:03}" for n in range(300)], vectors_ND)
+    index = VectorIndex(table, "text")
+    assert [index.fitting(kind) for kind in ("IVF_RQ", "IVF_HNSW_SQ")] == ["IVF_PQ", "IVF_HNSW_SQ"]
+    index.build(index.fitting("IVF_RQ"))
+    assert index.state().kind == "IVF_PQ"
+
+
+@pytest.mark.parametrize("kind", ["IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ"])
 def test_an_index_finds_what_the_exact_search_finds(table: EmbeddingTable, tmp_path: Path, kind: str):
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((20, 16)) * 2

@@ -279,7 +279,7 @@ class VectorIndex(Message):
     RECALL_SAMPLE_FIELD_NUMBER: int
     BUILD_TIME_FIELD_NUMBER: int
     kind: str
-    """"IVF_HNSW_SQ" or "IVF_PQ"."""
+    """"IVF_RQ", "IVF_HNSW_SQ" or "IVF_PQ"."""
     indexed_rows: int
     """Vectors in the index."""
     unindexed_rows: int

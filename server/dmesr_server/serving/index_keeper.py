@@ -1,6 +1,6 @@
 """Makes an index for each source with many vectors, keeps it up to date, and measures what it finds.
 
-The work is done in a process of its own: it takes minutes of every core and the memory of all vectors of a source.
+The work is done in a process of its own: it takes every core and the memory of all vectors of a source.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class _Work:
     table: str  # its name
     source: str
     anew: bool
+    kind: IndexKind
 
 
 class IndexKeeper:
@@ -83,14 +84,15 @@ class IndexKeeper:
 
     def _due(self, name: str, catalog: CatalogStore, table: VectorTable, source: str) -> _Work | None:
         record = catalog.indexes.all().get((table.name, source))
-        state = VectorIndex(table, source).state()
+        index = VectorIndex(table, source)
+        state, kind = index.state(), index.fitting(self._kind)
         rows = table.present(source)
         if rows < self._threshold:
             return None
-        anew = state is None or record is None or record.kind != self._kind or rows > _GROWN * record.rows
+        anew = state is None or record is None or record.kind != kind or rows > _GROWN * record.rows
         if not anew and state is not None and state.unindexed_rows <= _STALE_SHARE * rows:
             return None
-        return _Work(catalog=name, table=table.name, source=source, anew=anew)
+        return _Work(catalog=name, table=table.name, source=source, anew=anew, kind=kind)
 
     def _do(self, work: _Work) -> None:
         name = f"vector-index:{work.catalog}:{work.table}:{work.source}"
@@ -103,7 +105,7 @@ class IndexKeeper:
         try:
             _LOG.info("index begun: catalog=%s table=%s source=%s", work.catalog, work.table, work.source)
             self._process = multiprocessing.get_context("spawn").Process(
-                target=_work, args=(self._store.uri, work, self._kind), daemon=True
+                target=_work, args=(self._store.uri, work), daemon=True
             )
             self._process.start()
             self._process.join()
@@ -123,7 +125,7 @@ def _renew(control: Control, lease: Lease, done: threading.Event) -> None:
             _LOG.warning("the lease of an index: %s", error.message)
 
 
-def _work(uri: str, work: _Work, kind: IndexKind) -> None:
+def _work(uri: str, work: _Work) -> None:
     """The body of the process."""
     os.nice(_NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -132,7 +134,7 @@ def _work(uri: str, work: _Work, kind: IndexKind) -> None:
     index = VectorIndex(table, work.source)
     before = catalog.indexes.all().get((work.table, work.source))
     if work.anew:
-        index.build(kind)
+        index.build(work.kind)
     else:
         table.optimise()
     with tempfile.TemporaryDirectory(prefix="dmesr-index-") as folder:
@@ -142,7 +144,7 @@ def _work(uri: str, work: _Work, kind: IndexKind) -> None:
     record = IndexRecord(
         table=work.table,
         source=work.source,
-        kind=kind,
+        kind=work.kind,
         rows=state.indexed_rows if state is not None else 0,
         effort=effort,
         recall=recall,

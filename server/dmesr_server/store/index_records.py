@@ -22,7 +22,7 @@ class IndexRecord:
     Attributes:
         table: Name of the table.
         source: Which of its sources.
-        kind: "IVF_HNSW_SQ" or "IVF_PQ".
+        kind: "IVF_RQ", "IVF_HNSW_SQ" or "IVF_PQ".
         rows: Vectors it was made of, or taken up to when its recall was last measured.
         effort: How hard a search tries for that recall.
         recall: Share of the exact 10 nearest that it finds.

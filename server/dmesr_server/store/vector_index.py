@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from lancedb.index import HnswSq, IvfPq
+from lancedb.index import HnswSq, IvfPq, IvfRq
 
 from .database import translated
 from .source_matrix import SourceMatrix
 from .vector_columns import vector_columns
 from .vectors import VectorTable
 
-IndexKind = Literal["IVF_HNSW_SQ", "IVF_PQ"]
+#: RaBitQ keeps a bit for each dimension: a million vectors take seconds, where a graph takes most of an hour. What it
+#: finds is compared anew by the vectors themselves, and finds as much.
+IndexKind = Literal["IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ"]
 
 RECALL_K = 10
 RECALL_SAMPLE = 100
@@ -83,19 +85,25 @@ class VectorIndex:
 
         return self._table.attempt("asking for an index", act)
 
+    def fitting(self, kind: IndexKind) -> IndexKind:
+        """The kind that is made where this one is wanted: RaBitQ takes widths of whole bytes, others get IVF_PQ."""
+        return "IVF_PQ" if kind == "IVF_RQ" and self._table.sources()[self._source] % 8 else kind
+
     def build(self, kind: IndexKind) -> None:
-        """Makes it, in the place of one that is there; takes minutes for a million vectors.
+        """Makes it, in the place of one that is there. Of a million vectors: RaBitQ half a minute, a graph an hour.
+
+        Args:
+            kind: One that is :meth:`fitting`.
 
         Raises:
             ServiceError: STORE_FULL or STORE_UNAVAILABLE.
         """
         column = self._column
-        # Twice the vectors of a graph's usual degree: recall is dearer to get back by searching longer.
-        config = (
-            HnswSq(distance_type="cosine", m=20, ef_construction=200)
-            if kind == "IVF_HNSW_SQ"
-            else IvfPq(distance_type="cosine")
-        )
+        config = {
+            "IVF_RQ": IvfRq(distance_type="cosine"),
+            "IVF_HNSW_SQ": HnswSq(distance_type="cosine", m=20, ef_construction=200),
+            "IVF_PQ": IvfPq(distance_type="cosine"),
+        }[kind]
         self._table.change(
             f"making an index of {self._source}",
             lambda handle: handle.create_index(column, config=config, replace=True),
