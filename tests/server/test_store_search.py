@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import EmbeddingTable, SourceColumn, Store, VectorIndex, matrix_of
-from dmesr_server.store.source_matrix import best
+from dmesr_server.topk import best
 
 
 @pytest.fixture

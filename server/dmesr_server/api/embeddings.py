@@ -386,8 +386,8 @@ def _messages(stream: vectors.VectorStream, batches: Iterator[pa.RecordBatch | p
 
 def _vector_of(catalog: CatalogStore, place: _Place, item_id: str, source: str) -> np.ndarray:
     validation.required(item_id=item_id)
-    values = place.table.take([item_id], [source]).column(source)[0].values
-    if values is None:
+    vector_D = place.table.vector(item_id, source)
+    if vector_D is None:
         if not catalog.items.existing([item_id]):
             raise ServiceError("ITEM_NOT_FOUND", f"the catalog has no item {item_id!r}; check the id", item_id=item_id)
         raise ServiceError(
@@ -396,4 +396,4 @@ def _vector_of(catalog: CatalogStore, place: _Place, item_id: str, source: str) 
             item_id=item_id,
             source=source,
         )
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.float32)
+    return vector_D

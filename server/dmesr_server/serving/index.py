@@ -1,6 +1,6 @@
-"""The item index of one model: every item's vector in memory, and the exact best k of any scores over it.
+"""The item index of one model: every item's vector in memory.
 
-Shapes: N items of the index, C candidates (the whole index or a part of it), V width of the model's vectors.
+Shapes: N items of the index, V width of the model's vectors.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
-_GROUP = 64  # scores of which only the best is looked at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,42 +76,3 @@ def indexed(
         rows={item_id: row for row, item_id in enumerate(ids)},
         folder=folder,
     )
-
-
-def best(scores_C: np.ndarray, k: int) -> np.ndarray:
-    """The positions of the k highest scores, best first; equal scores by position; -inf is never among them.
-
-    Args:
-        scores_C: Float scores without NaN; -inf marks what may not be returned.
-        k: How many at most.
-
-    Returns:
-        int64 [min(k, scores above -inf)].
-    """
-    if min(k, len(scores_C)) == 0:
-        return np.zeros(0, np.int64)
-    hopeful = _hopeful(scores_C, k)
-    scores_H = scores_C if hopeful is None else scores_C[hopeful]
-    k = min(k, len(scores_H))
-    # argpartition alone would choose arbitrarily among scores equal to the k-th: take those by position instead.
-    kth = scores_H[np.argpartition(scores_H, len(scores_H) - k)[len(scores_H) - k]]
-    above = np.flatnonzero(scores_H > kth)
-    equal = np.flatnonzero(scores_H == kth)[: k - len(above)]
-    chosen = np.concatenate([above, equal])
-    chosen = chosen[np.isfinite(scores_H[chosen])]
-    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_H[chosen]))]
-    return ranked if hopeful is None else hopeful[ranked]
-
-
-def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
-    """The positions that can be among the best k, ascending; None where looking for them does not pay.
-
-    Of any k groups, each holds a score at least as high as the k-th best group's best; so what is below that is out.
-    Groups are every q-th position: their best is then found by comparing whole rows, at the speed of the memory.
-    """
-    groups = len(scores_C) // _GROUP
-    if groups < 4 * k:
-        return None
-    bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
-    bound = np.partition(bests_Q, groups - k)[groups - k]
-    return np.flatnonzero(scores_C >= bound) if bound > -np.inf else None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dmesr_server.serving.index import ItemIndex, best
+from dmesr_server.serving.index import ItemIndex
+from dmesr_server.topk import best
 
 
 def popular(index: ItemIndex, *, k: int, candidates_C: np.ndarray | None, excluded: np.ndarray) -> np.ndarray:

@@ -16,9 +16,10 @@ import numpy as np
 from dmesr_server.serving import products
 from dmesr_server.serving.artefact import Artefact
 from dmesr_server.serving.candidates import Candidates
-from dmesr_server.serving.index import ItemIndex, best
+from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.popularity import popular
 from dmesr_server.serving.towers import UserTower
+from dmesr_server.topk import best
 
 _BLOCK_BYTES = 64 * 1024 * 1024  # of scores or of padded histories held at a time
 _BLOCK_ROWS = 256

@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
+from ..topk import best
+from .snapshots import position_after
 from .tables import incarnation
 from .vectors import VectorTable
 
@@ -62,9 +64,10 @@ class SourceMatrix:
         scores_N = np.concatenate([part_BD @ unit_D for part_BD in self.units])
         if allowed_N is not None:
             scores_N[~allowed_N] = -np.inf
-        if exclude:
-            places = pc.index_in(pa.array(sorted(exclude), pa.large_string()), value_set=self.ids_N)
-            scores_N[pc.drop_null(places).to_numpy()] = -np.inf
+        for item_id in exclude:
+            row = position_after(self.ids_N, item_id) - 1
+            if row >= 0 and self.ids_N[row].as_py() == item_id:
+                scores_N[row] = -np.inf
         rows = best(scores_N, k)
         ids = self.ids_N.take(pa.array(rows)).to_pylist()
         return list(zip(ids, np.clip(scores_N[rows], -1.0, 1.0).tolist(), strict=True))
@@ -76,16 +79,6 @@ class SourceMatrix:
         parts = np.searchsorted(starts, places, side="right") - 1
         vectors = [self.units[part][place - starts[part]] for part, place in zip(parts, places, strict=True)]
         return self.ids_N.take(pa.array(places)).to_pylist(), np.array(vectors, np.float32)
-
-
-def best(scores_N: np.ndarray, k: int) -> np.ndarray:
-    """The rows of the k highest scores, best first, equal ones in order; rows at -inf are never among them; int64."""
-    k = min(k, len(scores_N))
-    # argpartition alone would choose arbitrarily among scores equal to the k-th: all of them are looked at.
-    kth = scores_N[np.argpartition(scores_N, -k)[-k]]
-    rows = np.flatnonzero((scores_N >= kth) & (scores_N > -np.inf))
-    chosen: np.ndarray = rows[np.lexsort((rows, -scores_N[rows]))][:k]
-    return chosen
 
 
 def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:

@@ -11,7 +11,7 @@ from lancedb.index import HnswSq, IvfPq, IvfRq
 
 from .database import translated
 from .source_matrix import SourceMatrix
-from .vector_columns import vector_columns
+from .vector_columns import column_names
 from .vectors import VectorTable
 
 #: RaBitQ keeps a bit for each dimension: a million vectors take seconds, where a graph takes most of an hour. What it
@@ -73,7 +73,7 @@ class VectorIndex:
 
     @property
     def _column(self) -> str:
-        return vector_columns([self._source], self._table.sources())[0]
+        return column_names(self._source)[0]
 
     def state(self) -> IndexState | None:
         """What it holds; None where there is none."""

@@ -324,11 +324,6 @@ class VectorTable:
         """
         wanted = pa.array(item_ids, pa.string())
         ids = wanted.unique()
-        if version is None and len(ids) == 1:
-            # What a search by an item begins with: one read of the live table is of one version without a snapshot.
-            names = vector_columns(sources, self.sources())
-            rows = self._table.select_in(["item_id", *names], column="item_id", values=ids.to_pylist())
-            return _aligned(wanted, rows, sources, names)
         snapshot = self._table.snapshot(version)
         names = vector_columns(sources, source_dims(snapshot.schema))
         if len(ids) >= READ_WHOLE_SHARE * snapshot.count():
@@ -336,6 +331,18 @@ class VectorTable:
         else:
             rows = select_in(snapshot.select, ["item_id", *names], column="item_id", values=ids.to_pylist())
         return _aligned(wanted, rows, sources, names)
+
+    def vector(self, item_id: str, source: str) -> np.ndarray | None:
+        """The newest vector of one item, float32 [D]; None where it has none.
+
+        Args:
+            item_id: The item.
+            source: One that has been declared: that is not looked at again, since a search begins with this.
+        """
+        name = column_names(source)[0]
+        found = self._table.select_in([name], column="item_id", values=[item_id])[name]
+        value = found[0].values if len(found) else None
+        return None if value is None else np.asarray(value.to_numpy(zero_copy_only=False), np.float32)
 
     # Versions
 
