@@ -11,6 +11,7 @@ from dmesr_server.serving import index, towers
 from dmesr_server.serving.artefact import load
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, Strategy, answer, recommend
+from dmesr_server.topk import best
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -152,7 +153,7 @@ def test_an_index_without_items_leaves_the_old_one_alone(model: ServedModel):
 )
 def test_best_is_the_sorted_list_cut_off(scores: list[float], k: int):
     expected = [place for place in sorted(range(len(scores)), key=lambda p: (-scores[p], p)) if scores[place] > -np.inf]
-    assert index.best(np.array(scores, np.float64), k).tolist() == expected[:k]
+    assert best(np.array(scores, np.float64), k).tolist() == expected[:k]
 
 
 @given(size=st.integers(300, 900), k=st.integers(1, 5), highest=st.integers(0, 40), seed=st.integers(0, 99))
@@ -161,7 +162,7 @@ def test_best_of_many_is_the_sorted_list_cut_off(size: int, k: int, highest: int
     scores = rng.integers(-1, highest + 1, size).astype(np.float32)  # equal ones among them, few or many
     scores[rng.random(size) < rng.random()] = -np.inf
     ranked = sorted(range(size), key=lambda place: (-scores[place], place))
-    assert index.best(scores, k).tolist() == [place for place in ranked if scores[place] > -np.inf][:k]
+    assert best(scores, k).tolist() == [place for place in ranked if scores[place] > -np.inf][:k]
 
 
 def _naive(model: ServedModel, question: Question) -> tuple[Strategy, dict[str, float]]:
