@@ -5,6 +5,8 @@ Shapes: C scores, k of them wanted.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _GROUP = 64  # scores of which only the best is looked at first
@@ -35,15 +37,44 @@ def best(scores_C: np.ndarray, k: int) -> np.ndarray:
     return ranked if hopeful is None else hopeful[ranked]
 
 
-def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
-    """The positions that can be among the best k, ascending; None where looking for them does not pay.
+def within_reach(scores_C: np.ndarray, k: int, reach: int) -> np.ndarray:
+    """The positions of all scores that are not more than `reach` below the k-th highest, ascending.
 
-    Of any k groups, each holds a score at least as high as the k-th best group's best; so what is below that is out.
-    Groups are every q-th position: their best is then found by comparing whole rows, at the speed of the memory.
+    Args:
+        scores_C: int32; the lowest number that there is marks what may not be returned.
+        k: At least 1.
+        reach: In the scores' unit.
+
+    Returns:
+        int64; the positions of all that may be returned where they are no more than k.
     """
+    lowest = int(np.iinfo(scores_C.dtype).min)
+    groups = len(scores_C) // _GROUP
+    bound = lowest + 1
+    if groups >= 4 * k:
+        bound = max(bound, int(_kth_best_group(scores_C, k, groups)) - reach)
+    near = np.flatnonzero(scores_C >= bound)
+    if len(near) <= k:
+        return near
+    scores_H = scores_C[near]
+    kth = int(np.partition(scores_H, len(near) - k)[len(near) - k])
+    return near[scores_H >= kth - reach]
+
+
+def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
+    """The positions that can be among the best k, ascending; None where looking for them does not pay."""
     groups = len(scores_C) // _GROUP
     if groups < 4 * k:
         return None
-    bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
-    bound = np.partition(bests_Q, groups - k)[groups - k]
+    bound = float(_kth_best_group(scores_C, k, groups))
     return np.flatnonzero(scores_C >= bound) if bound > -np.inf else None
+
+
+def _kth_best_group(scores_C: np.ndarray, k: int, groups: int) -> np.number[Any]:
+    """The k-th highest of what is the highest of each group: k scores, one of each group, are at least that.
+
+    Groups are every q-th position: their best is then found by comparing whole rows, at the speed of the memory.
+    """
+    bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
+    kth: np.number[Any] = np.partition(bests_Q, groups - k)[groups - k]
+    return kth

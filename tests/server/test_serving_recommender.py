@@ -10,6 +10,7 @@ import tiny_artefact
 from dmesr_server.serving import index, towers
 from dmesr_server.serving.artefact import load
 from dmesr_server.serving.candidates import Candidates
+from dmesr_server.serving.codes import ItemCodes
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, Strategy, answer, recommend
 from dmesr_server.topk import best
 from hypothesis import HealthCheck, given, settings
@@ -46,14 +47,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     )
 
 
-@pytest.fixture(scope="module")
-def large(model: ServedModel) -> ServedModel:
+@pytest.fixture(scope="module", params=["floats", "codes"])
+def large(model: ServedModel, request: pytest.FixtureRequest) -> ServedModel:
     """The same model over 700 items of whole numbers, so that many scores are equal and all are exact."""
     rng = np.random.default_rng(3)
     vectors_NV = rng.integers(-2, 3, (700, tiny_artefact.V)).astype(np.float32)
     vectors_NV[13] = 0
     ids = [f"i{row:03d}" for row in range(700)]
-    return replace(model, index=index.indexed(ids, vectors_NV, np.zeros(len(ids), np.int64)))
+    made = index.indexed(ids, vectors_NV, np.zeros(len(ids), np.int64))
+    if request.param == "codes":
+        made = replace(made, codes=ItemCodes(vectors_NV))
+    return replace(model, index=made)
 
 
 def _ids(ranked: RankedList) -> list[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dmesr_server.serving.codes import ItemCodes, codes_of
+
 
 @dataclass(frozen=True, eq=False)
 class ItemIndex:
@@ -24,6 +26,7 @@ class ItemIndex:
         counts_N: Their interactions in training, int64; 0 for an item that is new.
         rows: item id → row.
         folder: Where the files are that the vectors are mapped from; None where they are in memory.
+        codes: The vectors in eight bits; None where they would not pay.
     """
 
     ids: tuple[str, ...]
@@ -31,6 +34,7 @@ class ItemIndex:
     counts_N: np.ndarray
     rows: Mapping[str, int]
     folder: Path | None = None
+    codes: ItemCodes | None = None
 
     def __len__(self) -> int:
         """How many items it holds."""
@@ -53,7 +57,7 @@ class ItemIndex:
         return np.array([row for item_id in item_ids if (row := self.rows.get(item_id)) is not None], np.int64)
 
     def without(self, item_ids: Collection[str]) -> ItemIndex:
-        """The index with these items left out; itself when it holds none of them."""
+        """The index with these items left out and without codes, which take long to make; itself if it holds none."""
         gone = self.rows_of(item_ids)
         if not len(gone):
             return self
@@ -64,9 +68,22 @@ class ItemIndex:
 
 
 def indexed(
-    ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray, *, folder: Path | None = None
+    ids: Sequence[str],
+    vectors_NV: np.ndarray,
+    counts_N: np.ndarray,
+    *,
+    folder: Path | None = None,
+    coded: bool = False,
 ) -> ItemIndex:
-    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied."""
+    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied.
+
+    Args:
+        ids: The items, ascending.
+        vectors_NV: Their vectors, finite float32.
+        counts_N: Their interactions in training, int64.
+        folder: Where the files are that the vectors are mapped from.
+        coded: Make codes where they pay: for an index that many questions will be asked of.
+    """
     vectors_NV.flags.writeable = False
     counts_N.flags.writeable = False
     return ItemIndex(
@@ -75,4 +92,5 @@ def indexed(
         counts_N=counts_N,
         rows={item_id: row for row, item_id in enumerate(ids)},
         folder=folder,
+        codes=codes_of(vectors_NV) if coded else None,
     )

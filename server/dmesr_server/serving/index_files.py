@@ -82,7 +82,7 @@ class IndexFiles:
                 ids, counts_N = _items(snapshot, artefact, vector_dim)
                 vectors_NV = np.empty((len(ids), vector_dim), np.float32)
                 _fill(vectors_NV, ids, snapshot)
-                return indexed(ids.to_pylist(), vectors_NV, counts_N), snapshot.version
+                return indexed(ids.to_pylist(), vectors_NV, counts_N, coded=True), snapshot.version
         self.keep(index)
         return index, snapshot.version
 
@@ -171,7 +171,7 @@ def _mapped(place: Path) -> ItemIndex | None:
         vectors_NV = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:
         return None
-    return indexed(ids, vectors_NV, counts_N, folder=place)
+    return indexed(ids, vectors_NV, counts_N, folder=place, coded=True)
 
 
 def _short(text: str) -> str:

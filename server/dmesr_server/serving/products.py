@@ -12,10 +12,14 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import threadpoolctl
+
+T = TypeVar("T")
 
 #: Numbers of the items' matrix that are worth a thread: below, waking it costs more than it takes over.
 _WORTH_A_THREAD = 2_000_000
@@ -31,8 +35,7 @@ def scores(queries_BV: np.ndarray, vectors_NV: np.ndarray) -> np.ndarray:
     Returns:
         float32 [B, N], owned by the caller.
     """
-    threads = _threads()
-    parts = min(threads.cores, vectors_NV.size // _WORTH_A_THREAD)
+    parts = min(cores(), vectors_NV.size // _WORTH_A_THREAD)
     if parts < 2:
         alone_BN: np.ndarray = queries_BV @ vectors_NV.T
         return alone_BN
@@ -42,11 +45,32 @@ def scores(queries_BV: np.ndarray, vectors_NV: np.ndarray) -> np.ndarray:
     def multiply(start: int, stop: int) -> None:
         np.matmul(queries_BV, vectors_NV[start:stop].T, out=scores_BN[:, start:stop])
 
-    others = [threads.pool.submit(multiply, start, stop) for start, stop in itertools.pairwise(edges[1:])]
-    multiply(edges[0], edges[1])
-    for other in others:
-        other.result()
+    at_once([functools.partial(multiply, start, stop) for start, stop in itertools.pairwise(edges)])
     return scores_BN
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return _threads().cores
+
+
+def at_once(parts: Sequence[Callable[[], T]]) -> list[T]:
+    """Does the parts of a product, a share of them on each core; the caller's thread does one of the shares.
+
+    Args:
+        parts: They must not hold the interpreter's lock for long.
+
+    Returns:
+        What each came to, in order.
+    """
+    threads = _threads()
+
+    def share(core: int) -> list[T]:
+        return [part() for part in parts[core :: threads.cores]]
+
+    others = [threads.pool.submit(share, core) for core in range(1, min(threads.cores, len(parts)))]
+    shares = [share(0), *(other.result() for other in others)]
+    return [shares[place % threads.cores][place // threads.cores] for place in range(len(parts))]
 
 
 class _Threads:

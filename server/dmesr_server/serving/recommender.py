@@ -19,7 +19,7 @@ from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.popularity import popular
 from dmesr_server.serving.towers import UserTower
-from dmesr_server.topk import best
+from dmesr_server.topk import best, within_reach
 
 _BLOCK_BYTES = 64 * 1024 * 1024  # of scores or of padded histories held at a time
 _BLOCK_ROWS = 256
@@ -195,19 +195,10 @@ def _blocks(model: ServedModel, plans: Sequence[_Plan]) -> Iterator[Sequence[_Pl
 def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedList]:
     index = model.index
     queries_BV = _queries(model, plans)
-    of_all = [row for row, plan in enumerate(plans) if plan.rows_C is None]
-    # Nothing is copied where every question is asked of the whole index, which is the usual case.
-    scores = iter(products.scores(queries_BV if len(of_all) == len(plans) else queries_BV[of_all], index.vectors_NV))
     rows, found = [], []
-    for row, plan in enumerate(plans):
-        scores_C = next(scores) if plan.rows_C is None else index.vectors_NV[plan.rows_C] @ queries_BV[row]
-        if plan.strategy is Strategy.SIMILAR:
-            scores_C *= index.inverse_norms_N if plan.rows_C is None else index.inverse_norms_N[plan.rows_C]
-        if plan.rows_C is None and plan.allowed_N is not None:
-            np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
-        scores_C[_positions(plan.excluded, plan.rows_C)] = -np.inf
+    for (rows_C, scores_C), plan in zip(_scored(index, queries_BV, plans), plans, strict=True):
         chosen = best(scores_C, plan.question.settings.k)
-        rows.append(chosen if plan.rows_C is None else plan.rows_C[chosen])
+        rows.append(chosen if rows_C is None else rows_C[chosen])
         found.append(scores_C[chosen])
     shares = iter(_shares(model, queries_BV, plans, rows).tolist())
     return {
@@ -228,6 +219,53 @@ def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedL
         )
         for plan, rows_K, scores_K in zip(plans, rows, found, strict=True)
     }
+
+
+def _scored(
+    index: ItemIndex, queries_BV: np.ndarray, plans: Sequence[_Plan]
+) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+    """For each question rows of the index, ascending, with their scores: all that can be among its best k.
+
+    None stands for all rows. The score of a row that may not be chosen is -inf.
+    """
+    coded = [plan.rows_C is None and plan.strategy is Strategy.MODEL and index.codes is not None for plan in plans]
+    whole = [plan.rows_C is None and not by_codes for plan, by_codes in zip(plans, coded, strict=True)]
+    reached = index.codes.scores(_some(queries_BV, coded)) if index.codes is not None and any(coded) else iter(())
+    products_N = iter(products.scores(_some(queries_BV, whole), index.vectors_NV)) if any(whole) else iter(())
+    for row, plan in enumerate(plans):
+        rows_C, excluded = plan.rows_C, plan.excluded
+        if coded[row]:
+            rows_C = _within_reach(*next(reached), plan)
+            if len(rows_C) > _FEW * len(index):
+                rows_C = None  # codes as coarse as that decide nothing
+            excluded = excluded[:0] if rows_C is not None else excluded
+        if rows_C is not None:
+            # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
+            scores_C = np.einsum("cv,v->c", index.vectors_NV[rows_C], queries_BV[row])
+        elif whole[row]:
+            scores_C = next(products_N)
+        else:
+            scores_C = products.scores(queries_BV[row : row + 1], index.vectors_NV)[0]
+        if plan.strategy is Strategy.SIMILAR:
+            scores_C *= index.inverse_norms_N if rows_C is None else index.inverse_norms_N[rows_C]
+        if rows_C is None and plan.allowed_N is not None:
+            np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
+        scores_C[_positions(excluded, rows_C)] = -np.inf
+        yield rows_C, scores_C
+
+
+def _within_reach(scores_N: np.ndarray, reach: int, plan: _Plan) -> np.ndarray:
+    """The rows that may be chosen and whose codes put them within reach of the best k."""
+    forbidden = np.iinfo(scores_N.dtype).min
+    if plan.allowed_N is not None:
+        np.copyto(scores_N, forbidden, where=~plan.allowed_N)
+    scores_N[plan.excluded] = forbidden
+    return within_reach(scores_N, plan.question.settings.k, reach)
+
+
+def _some(queries_BV: np.ndarray, wanted: Sequence[bool]) -> np.ndarray:
+    """The wanted rows; nothing is copied where all are, which is the usual case."""
+    return queries_BV if all(wanted) else queries_BV[np.flatnonzero(wanted)]
 
 
 def _by_popularity(model: ServedModel, plan: _Plan) -> RankedList:

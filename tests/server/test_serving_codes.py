@@ -1,0 +1,157 @@
+"""Eight-bit codes never lose one of the best items, and the answers that they give are those of floats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_artefact
+from dmesr_server.serving import codes, index, towers
+from dmesr_server.serving.artefact import load
+from dmesr_server.serving.candidates import Candidates
+from dmesr_server.serving.codes import ItemCodes, codes_of
+from dmesr_server.serving.recommender import Question, ServedModel, Settings, answer
+from dmesr_server.topk import within_reach
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.skipif(
+    not codes._exact_here(), reason="this processor has no exact products of 8-bit numbers: floats are used throughout"
+)
+
+
+def test_scores_and_reach_by_hand():
+    vectors_NV = np.array([[127, 0], [-127, 254], [64, 2]], np.float32)  # units: 1 and 2; 2 / 2 = 1
+    ((scores_N, reach),) = list(ItemCodes(vectors_NV).scores(np.array([[2, 1]], np.float32)))
+    # scaled query [2, 2], its unit 2 / 127: codes [127, 127]
+    assert scores_N.tolist() == [127 * 127, 127 * (-127 + 127), 127 * (64 + 1)]
+    assert 1 <= reach <= 2 + 2 * 1e-5 * 180 * 180  # nothing was rounded but what float32 itself rounds
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    items=st.integers(1, 400),
+    width=st.integers(1, 40),
+    k=st.integers(1, 12),
+    spread=st.sampled_from([0.0, 1.0, 3.0]),
+    seed=st.integers(0, 9_999),
+)
+def test_the_best_are_always_within_reach(items: int, width: int, k: int, spread: float, seed: int):
+    rng = np.random.default_rng(seed)
+    # Columns of very different size, rows too, some of them equal or zero.
+    vectors_NV = rng.standard_normal((items, width)) * np.exp(spread * rng.standard_normal(width))
+    vectors_NV *= np.exp(spread / 2 * rng.standard_normal((items, 1)))
+    vectors_NV[rng.random(items) < 0.1] = vectors_NV[0]
+    vectors_NV[rng.random(items) < 0.05] = 0
+    vectors_NV = vectors_NV.astype(np.float32)
+    queries_BV = (rng.standard_normal((20, width)) * np.exp(spread * rng.standard_normal(width))).astype(np.float32)
+    queries_BV[7] = 0
+    for query_V, (scores_N, reach) in zip(queries_BV, ItemCodes(vectors_NV).scores(queries_BV), strict=True):
+        true_N = vectors_NV.astype(np.float64) @ query_V.astype(np.float64)
+        forbidden_N = rng.random(items) < 0.2
+        scores_N[forbidden_N] = np.iinfo(np.int32).min
+        true_N[forbidden_N] = -np.inf
+        found = set(within_reach(scores_N, k, reach).tolist())
+        order = np.argsort(-true_N, kind="stable")
+        assert found >= {row for row in order[:k].tolist() if not forbidden_N[row]}
+        assert not found & set(np.flatnonzero(forbidden_N).tolist())
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.integers(1, 2_000),
+    k=st.integers(1, 8),
+    highest=st.integers(0, 500),
+    reach=st.integers(0, 50),
+    seed=st.integers(0, 999),
+)
+def test_within_reach_is_what_it_says(size: int, k: int, highest: int, reach: int, seed: int):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-highest, highest + 1, size).astype(np.int32)
+    scores[rng.random(size) < rng.random()] = np.iinfo(np.int32).min
+    allowed = [place for place in range(size) if scores[place] > np.iinfo(np.int32).min]
+    expected = allowed
+    if len(allowed) > k:
+        kth = sorted((int(scores[place]) for place in allowed), reverse=True)[k - 1]
+        expected = [place for place in allowed if scores[place] >= kth - reach]
+    assert within_reach(scores, k, reach).tolist() == expected
+
+
+def test_a_matrix_of_several_slices_is_one(monkeypatch: pytest.MonkeyPatch):
+    vectors_NV = np.random.default_rng(0).standard_normal((1_000, 16)).astype(np.float32)
+    queries_BV = np.random.default_rng(1).standard_normal((37, 16)).astype(np.float32)  # two groups and a rest
+    whole = [(scores_N.copy(), reach) for scores_N, reach in ItemCodes(vectors_NV).scores(queries_BV)]
+    monkeypatch.setattr(codes, "_SLICE_ITEMS", 96)
+    cut = [(scores_N.copy(), reach) for scores_N, reach in ItemCodes(vectors_NV).scores(queries_BV)]
+    for (scores_N, reach), (same_N, same) in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(scores_N, same_N)
+        assert reach == same
+
+
+def test_a_small_matrix_has_no_codes():
+    assert codes_of(np.ones((10, 4), np.float32)) is None
+
+
+def test_a_processor_whose_products_overflow_has_no_codes(monkeypatch: pytest.MonkeyPatch):
+    vectors_NV = np.ones((40_000, 128), np.float32)
+    assert codes_of(vectors_NV) is not None
+    monkeypatch.setattr(codes, "_exact_here", lambda: False)
+    assert codes_of(vectors_NV) is None
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServedModel, ServedModel]:
+    """One model over 20,000 items: by floats and by codes."""
+    folder: Path = tmp_path_factory.mktemp("model") / "artefact"
+    artefact = load(tiny_artefact.write(folder, recipe_id="r", items={}), verify_checksums=True)
+    vectors_NV = np.random.default_rng(0).standard_normal((20_000, tiny_artefact.V)).astype(np.float32)
+    ids = [f"i{row:05d}" for row in range(len(vectors_NV))]
+    by_floats = ServedModel(
+        catalog="default",
+        name="tiny",
+        version=1,
+        artefact=artefact,
+        user_tower=towers.load_user_tower(artefact, threads=1),
+        index=index.indexed(ids, vectors_NV, np.zeros(len(ids), np.int64)),
+        table_version=1,
+    )
+    return by_floats, replace(by_floats, index=replace(by_floats.index, codes=ItemCodes(vectors_NV)))
+
+
+def test_codes_and_floats_give_the_same_lists(models: tuple[ServedModel, ServedModel]):
+    rng = np.random.default_rng(5)
+    size = len(models[0].index)
+
+    def candidates(share: float) -> Candidates:
+        allowed_N = rng.random(size) < share
+        return Candidates(allowed_N=allowed_N, rows_C=np.flatnonzero(allowed_N))
+
+    questions = []
+    for number in range(40):
+        history = [f"i{row:05d}" for row in rng.integers(0, size, 6)]
+        how = Settings(
+            k=int(rng.integers(1, 30)),
+            exclude_seen=bool(number % 2),
+            deny=[f"i{row:05d}" for row in rng.integers(0, size, 5)],
+            allow=history[:3] if number % 7 == 3 else (),
+            candidates=(None, candidates(0.5), candidates(0.001), candidates(0))[number % 4],
+            fallback_item_id="i00007",
+        )
+        questions.append(Question(history if number % 9 else [], how))
+    for by_floats, by_codes in zip(answer(models[0], questions), answer(models[1], questions), strict=True):
+        assert [scored.item_id for scored in by_codes.items] == [scored.item_id for scored in by_floats.items]
+        assert [scored.score for scored in by_codes.items] == pytest.approx(
+            [scored.score for scored in by_floats.items], rel=1e-5, abs=1e-5
+        )
+        assert by_codes.strategy is by_floats.strategy
+
+
+def test_without_some_items_floats_answer_until_codes_are_made(models: tuple[ServedModel, ServedModel]):
+    history = ["i00001", "i00002"]
+    (first,) = answer(models[1], [Question(history, Settings(k=3))])
+    less = replace(models[1], index=models[1].index.without([first.items[0].item_id]))
+    assert less.index.codes is None
+    (second,) = answer(less, [Question(history, Settings(k=2))])
+    assert [scored.item_id for scored in second.items] == [scored.item_id for scored in first.items[1:]]
