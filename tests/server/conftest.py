@@ -10,8 +10,32 @@ import grpc
 import pytest
 from dmesr.v1 import admin_pb2
 from enriching import tiny_encoder, world  # noqa: F401 - fixtures of enrichment's tests
+from postgresql import Cluster, programs
 from running_server import RunningServer
 from wire import Stubs
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A running PostgreSQL."""
+    found = programs()
+    if found is None:
+        pytest.skip("no PostgreSQL here: install Debian's package `postgresql`")
+    cluster = Cluster(found)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def control_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty control database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'control.sqlite'}"
+    cluster: Cluster = request.getfixturevalue("postgresql")
+    return cluster.new_database()
 
 
 @pytest.fixture(scope="module")

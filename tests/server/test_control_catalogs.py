@@ -9,8 +9,8 @@ from store_workers import in_threads
 
 
 @pytest.fixture
-def control(tmp_path):
-    control = Control(f"sqlite:///{tmp_path / 'control.sqlite'}")
+def control(control_url):
+    control = Control(control_url)
     control.migrate()
     yield control
     control.close()

@@ -11,13 +11,8 @@ SHORT = 0.05  # s
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'control.sqlite'}"
-
-
-@pytest.fixture
-def control(url):
-    control = Control(url)
+def control(control_url):
+    control = Control(control_url)
     control.migrate()
     control.catalogs.create("films")
     control.catalogs.create("games")
@@ -191,16 +186,18 @@ def test_active_jobs_of_a_catalog(jobs):
     assert [job.job_id for job in jobs.active("films")] == [waits.job_id, runs.job_id]
 
 
-def test_threads_never_claim_the_same_job(url, jobs):
+def test_threads_never_claim_the_same_job(control_url, jobs):
     made = {create(jobs).job_id for _ in range(40)}
-    claimed = [job_id for each in in_threads(claim_all, [(url, f"t{n}") for n in range(6)]) for job_id in each]
+    claimed = [job_id for each in in_threads(claim_all, [(control_url, f"t{n}") for n in range(6)]) for job_id in each]
     assert len(claimed) == 40
     assert set(claimed) == made
 
 
-def test_processes_never_claim_the_same_job(url, jobs):
+def test_processes_never_claim_the_same_job(control_url, jobs):
     made = {create(jobs).job_id for _ in range(60)}
-    claimed = [job_id for each in in_processes(claim_all, [(url, f"p{n}") for n in range(3)]) for job_id in each]
+    claimed = [
+        job_id for each in in_processes(claim_all, [(control_url, f"p{n}") for n in range(3)]) for job_id in each
+    ]
     assert len(claimed) == 60
     assert set(claimed) == made
     assert {job.state for job in jobs.list()} == {JobState.SUCCEEDED}

@@ -11,8 +11,8 @@ SHORT = 0.05  # s
 
 
 @pytest.fixture
-def leases(tmp_path):
-    control = Control(f"sqlite:///{tmp_path / 'control.sqlite'}")
+def leases(control_url):
+    control = Control(control_url)
     control.migrate()
     yield control.leases
     control.close()

@@ -7,13 +7,8 @@ from store_workers import in_processes, in_threads, publish
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'control.sqlite'}"
-
-
-@pytest.fixture
-def control(url):
-    control = Control(url)
+def control(control_url):
+    control = Control(control_url)
     control.migrate()
     control.catalogs.ensure_default()
     control.catalogs.create("films")
@@ -161,9 +156,9 @@ def test_models_in_use_stay(control):
     assert control.models.delete("films", "dmesr", 3).version == 3
 
 
-def test_threads_and_processes_publish_at_once(url, control):
-    versions = [v for each in in_threads(publish, [(url, f"t{n}", 5) for n in range(5)]) for v in each]
-    versions += [v for each in in_processes(publish, [(url, f"p{n}", 5) for n in range(2)]) for v in each]
+def test_threads_and_processes_publish_at_once(control_url, control):
+    versions = [v for each in in_threads(publish, [(control_url, f"t{n}", 5) for n in range(5)]) for v in each]
+    versions += [v for each in in_processes(publish, [(control_url, f"p{n}", 5) for n in range(2)]) for v in each]
     assert sorted(versions) == list(range(1, 36))
 
 

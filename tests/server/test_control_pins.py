@@ -9,8 +9,8 @@ from dmesr_server.errors import ServiceError
 
 
 @pytest.fixture
-def pins(tmp_path):
-    control = Control(f"sqlite:///{tmp_path / 'control.sqlite'}")
+def pins(control_url):
+    control = Control(control_url)
     control.migrate()
     control.catalogs.create("films")
     yield control.pins

@@ -7,8 +7,8 @@ from store_workers import in_threads
 
 
 @pytest.fixture
-def recipes(tmp_path):
-    control = Control(f"sqlite:///{tmp_path / 'control.sqlite'}")
+def recipes(control_url):
+    control = Control(control_url)
     control.migrate()
     control.catalogs.create("films")
     control.catalogs.create("games")

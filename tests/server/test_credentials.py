@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from dmesr_server.api import credentials
@@ -14,8 +13,8 @@ from dmesr_server.errors import ServiceError
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
-    opened = Control(f"sqlite:///{tmp_path / 'control.sqlite'}")
+def control(control_url: str) -> Iterator[Control]:
+    opened = Control(control_url)
     opened.migrate()
     opened.catalogs.ensure_default()
     yield opened

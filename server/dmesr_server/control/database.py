@@ -49,6 +49,8 @@ class Database:
         self.read_only = read_only
         try:
             parsed = sa.make_url(url)
+            if parsed.drivername in ("postgresql", "postgres"):  # without a driver in the name: the one that we install
+                parsed = parsed.set(drivername="postgresql+psycopg")
             self.shown_url = parsed.render_as_string(hide_password=True)
             if parsed.get_backend_name() == "sqlite":
                 if not parsed.database or parsed.database == ":memory:":
@@ -60,8 +62,11 @@ class Database:
                     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self._engine = _read_only_engine(parsed) if read_only else _engine(parsed)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, OSError) as error:
+            remedy = "see store.control_url"
+            if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
+                remedy = "install PostgreSQL's driver: pip install 'dmesr[postgres]'"
             raise ServiceError(
-                "STORE_UNAVAILABLE", f"the control database cannot be used: {error}; see store.control_url"
+                "STORE_UNAVAILABLE", f"the control database cannot be used: {error}; {remedy}"
             ) from error
         self._writer = self._engine.execution_options(dmesr_write=True)
         if self._engine.dialect.name == "sqlite":
