@@ -30,8 +30,7 @@ from dmesr.v1 import (
     recommendations_pb2,
     recommendations_pb2_grpc,
 )
-from grpc_health.v1 import health as grpc_health
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from dmesr_server import preflight
@@ -54,6 +53,7 @@ from dmesr_server.config import Config, ServerConfig
 from dmesr_server.control import Control
 from dmesr_server.encoding_socket import run_folder
 from dmesr_server.errors import ServiceError
+from dmesr_server.health import Health
 from dmesr_server.lifecycle import announce, retract, stop_signal
 from dmesr_server.machine_folder import machine_folder
 from dmesr_server.serving.adaptation import Adaptation
@@ -125,7 +125,10 @@ async def _serve(
         if config.server.metrics_port is not None and (line is None or line.number == 0):
             exposed.enter_context(served_metrics(config.server, store=parts.store, control=parts.control))
         await server.start()
-        background = [asyncio.create_task(parts.serving.run(), name="serving")]
+        background = [
+            asyncio.create_task(parts.serving.run(), name="serving"),
+            asyncio.create_task(health.run(), name="health"),
+        ]
         if parts.tokens.needed:
             background.append(asyncio.create_task(parts.tokens.run(), name="tokens"))
         if parts.keeps_house:
@@ -144,7 +147,7 @@ async def _serve(
             await _until_stopped(stopping, background)
         finally:
             _LOG.info("stopping: calls in flight get %.1f s", config.server.grace_seconds)
-            await health.enter_graceful_shutdown()
+            await health.end()
             draining = asyncio.create_task(server.stop(config.server.grace_seconds))
             for task in background:
                 task.cancel()
@@ -229,7 +232,7 @@ def _close(parts: Parts, ready_file: Path | None) -> None:
     parts.store.close()
 
 
-def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
+def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Health]:
     config = parts.config
     trail = AuditTrail(control=parts.control)
     layers = LayeredHandlers(
@@ -256,16 +259,13 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Any]:
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(parts), registrar)
     recommendations_pb2_grpc.add_RecommendationServiceServicer_to_server(RecommendationServicer(parts), registrar)
 
-    health: Any = grpc_health.aio.HealthServicer()  # type: ignore[attr-defined]  # its types know no aio
     names = [
         service.full_name
         for file in (admin_pb2, embeddings_pb2, enrichment_pb2, items_pb2, models_pb2, recommendations_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
-    for name in ("", *names):
-        # Its own setter is a coroutine only for the sake of watchers, of which there is none yet.
-        health._server_status[name] = health_pb2.HealthCheckResponse.SERVING
-    health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
+    health = Health(services=names, store=parts.store, control=parts.control)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, registrar)
     if config.server.reflection:
         shown = (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         servicer = reflection.aio.ReflectionServicer(shown)  # type: ignore[attr-defined]  # its types know no aio

@@ -38,7 +38,7 @@ def _eventually(check: Callable[[], bool], seconds: float = 30) -> None:
 
 def _serving(server: RunningServer) -> bool:
     with grpc.insecure_channel(server.address) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=""))
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -63,6 +63,7 @@ def test_while_it_is_away_callers_are_told_and_when_it_is_back_all_goes_on(serve
                 client.admin.create_catalog("films")
             assert "control database" in str(refused.value)
             assert "dmesr@" in str(refused.value)
+            _eventually(lambda: not _serving(server))
         finally:
             postgresql.start()
 

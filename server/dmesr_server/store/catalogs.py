@@ -200,7 +200,21 @@ class Store:
         self._keep_versions = keep_versions
         self._tidied = tidied
         self._read_only = read_only
-        self.schema_version = _check_schema(Database(uri=self.uri, session=self._session, read_only=read_only))
+        database = Database(uri=self.uri, session=self._session, read_only=read_only)
+        nowhere = ", and a read-only server makes none: start the writing server first"
+        self.schema_version = _check_schema(database, missing=nowhere if read_only else None)
+
+    def check(self) -> None:
+        """Looks whether the store is still there, still readable and still this server's.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        # Otherwise the connection itself would make a folder that is not there.
+        _check_schema(
+            Database(uri=self.uri, session=new_session(), read_only=True),
+            missing=": its folder was moved, deleted or unmounted; put it back",
+        )
 
     def catalog(self, name: str) -> CatalogStore:
         """The tables of a catalog. Whether the catalog exists is for the control database to say."""
@@ -233,7 +247,8 @@ def _is_trained(name: str) -> bool:
     return name.startswith(TRAINED_PREFIX)
 
 
-def _check_schema(database: Database) -> int:
+def _check_schema(database: Database, *, missing: str | None) -> int:
+    """The schema's version; of a store that is not there too, which is made unless `missing` has words for it."""
     marker = Table(
         database=database,
         name=_MARKER,
@@ -241,12 +256,8 @@ def _check_schema(database: Database) -> int:
         indexed=[],
     )
     versions = marker.select(["schema_version"])["schema_version"].to_pylist()
-    if not versions and database.read_only:
-        raise ServiceError(
-            "STORE_UNAVAILABLE",
-            f"there is no store at {database.uri}, and a read-only server makes none: start the writing server first",
-            uri=database.uri,
-        )
+    if not versions and missing is not None:
+        raise ServiceError("STORE_UNAVAILABLE", f"there is no store at {database.uri}{missing}", uri=database.uri)
     if not versions:
         row = [pa.array(["schema"]), pa.array([SCHEMA_VERSION], pa.int32())]
         marker.merge(pa.table(row, names=["name", "schema_version"]), update=False)

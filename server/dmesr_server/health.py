@@ -1,0 +1,81 @@
+"""Which services can answer: the standard health service, kept true by looking at both stores again and again.
+
+| what is away | what is NOT_SERVING |
+|---|---|
+| the control database | every service: without it nobody knows which model an alias means |
+| the tables of items and vectors | every service but recommendations, whose matrices are in memory |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2
+
+from dmesr_server.control import Control
+from dmesr_server.errors import ServiceError
+from dmesr_server.store import Store
+
+_LOG = logging.getLogger(__name__)
+_LOOK_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0  # for one look: a host that swallows packets is as good as away
+_WITHOUT_TABLES = frozenset({"dmesr.v1.RecommendationService"})
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """The health of one API process.
+
+    Attributes:
+        servicer: gRPC's own health service.
+    """
+
+    def __init__(self, *, services: Sequence[str], store: Store, control: Control):
+        """Says SERVING of everything: both stores have just been opened.
+
+        Args:
+            services: Full names. The empty name, which stands for the whole server, is SERVING while all of them are.
+            store: Of items and vectors.
+            control: The control database.
+        """
+        self.servicer: Any = grpc_health.aio.HealthServicer()  # type: ignore[attr-defined]  # its types know no aio
+        self._names = ("", *services)
+        self._store = store
+        self._control = control
+        self._trouble = ""
+        for name in self._names:
+            # Its own setter is a coroutine only for the sake of watchers, of which there is none yet.
+            self.servicer._server_status[name] = _SERVING
+
+    async def run(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            trouble, still_serving = "", frozenset(self._names)
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await asyncio.to_thread(self._control.catalogs.list)
+                    try:
+                        await asyncio.to_thread(self._store.check)
+                    except ServiceError as error:
+                        trouble, still_serving = error.message, _WITHOUT_TABLES
+            except ServiceError as error:
+                trouble, still_serving = error.message, frozenset()
+            except TimeoutError:
+                trouble, still_serving = f"no answer in {_PATIENCE_SECONDS:g} s", frozenset()
+            for name in self._names:
+                await self.servicer.set(name, _SERVING if name in still_serving else _NOT_SERVING)
+            if trouble and not self._trouble:
+                _LOG.warning("health: NOT_SERVING: %s", trouble)
+            elif self._trouble and not trouble:
+                _LOG.info("health: SERVING again")
+            self._trouble = trouble
+
+    async def end(self) -> None:
+        """Says NOT_SERVING for good: the server is about to stop."""
+        await self.servicer.enter_graceful_shutdown()

@@ -1,0 +1,61 @@
+"""Health tells which services can answer, while the stores go and come back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from dmesr.v1 import admin_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running_server import RunningServer
+from wire import Stubs
+
+RECOMMENDATIONS, ITEMS = "dmesr.v1.RecommendationService", "dmesr.v1.ItemService"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    running = RunningServer(tmp_path, enricher=False, store__control_url=f"sqlite:///{tmp_path / 'control.sqlite'}")
+    yield running.start()
+    running.stop()
+
+
+def _told(channel: grpc.Channel) -> dict[str, bool]:
+    health = health_pb2_grpc.HealthStub(channel)
+    return {
+        name: health.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
+        for name in ("", RECOMMENDATIONS, ITEMS)
+    }
+
+
+def _becomes(channel: grpc.Channel, expected: dict[str, bool]) -> None:
+    deadline = time.monotonic() + 30
+    while (told := _told(channel)) != expected:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+
+
+def test_without_its_folder_only_recommendations_go_on_and_all_do_when_it_is_back(server: RunningServer):
+    away = server.store.with_name("away")
+    with grpc.insecure_channel(server.address) as channel:
+        _becomes(channel, {"": True, RECOMMENDATIONS: True, ITEMS: True})
+        server.store.rename(away)
+        _becomes(channel, {"": False, RECOMMENDATIONS: True, ITEMS: False})
+        assert not server.store.exists(), "a look has made the folder anew"
+        away.rename(server.store)
+        _becomes(channel, {"": True, RECOMMENDATIONS: True, ITEMS: True})
+        Stubs.of(channel).admin.CreateCatalog(admin_pb2.CreateCatalogRequest(name="films"))
+    assert "there is no store at" in server.log
+    assert "SERVING again" in server.log
+
+
+def test_with_a_ruined_control_database_nothing_serves_and_the_process_lives(server: RunningServer, tmp_path: Path):
+    with grpc.insecure_channel(server.address) as channel:
+        _becomes(channel, {"": True, RECOMMENDATIONS: True, ITEMS: True})
+        for file in ("control.sqlite", "control.sqlite-wal"):
+            (tmp_path / file).write_bytes(b"rubbish" * 4_000)
+        _becomes(channel, {"": False, RECOMMENDATIONS: False, ITEMS: False})
+    assert "the control database" in server.log
