@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 DATASET ?= sample
 DATA    ?=
 
-.PHONY: demo test test-vllm test-fuzz lint format proto proto-check bench clean
+.PHONY: demo test test-vllm test-fuzz test-chaos lint format proto proto-check bench clean
 
 # torch comes first: its pin decides which build every later package is satisfied by.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -42,6 +42,12 @@ test-vllm: $(VLLM_VENV)/.installed  ## the engines of multimodal LLMs: the real 
 FUZZ_INPUTS ?= 100000
 test-fuzz: $(VENV)/.installed  ## odd messages to every RPC; `make test` sends a few hundred of them
 	DMESR_FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/server/test_fuzz.py
+
+CHAOS_KILLS ?= 100
+CHAOS_SEED  ?= 0
+test-chaos: $(VENV)/.installed  ## kill -9 of the server's processes at any moment; `make test` does ten
+	DMESR_CHAOS_KILLS=$(CHAOS_KILLS) DMESR_CHAOS_SEED=$(CHAOS_SEED) \
+	  $(BIN)/python -m pytest --log-cli-level=INFO tests/server/test_chaos.py
 
 # Peers of benchmarks.store that want other versions than the rest.
 .venv-bench/.installed: benchmarks/requirements.txt
