@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from grpc_health.v1 import health as grpc_health
@@ -54,28 +54,43 @@ class Health:
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
+        looking: asyncio.Task[tuple[str, Collection[str]]] | None = None
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            trouble, still_serving = "", frozenset(self._names)
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await asyncio.to_thread(self._control.catalogs.list)
-                    try:
-                        await asyncio.to_thread(self._store.check)
-                    except ServiceError as error:
-                        trouble, still_serving = error.message, _WITHOUT_TABLES
-            except ServiceError as error:
-                trouble, still_serving = error.message, frozenset()
-            except TimeoutError:
-                trouble, still_serving = f"no answer in {_PATIENCE_SECONDS:g} s", frozenset()
+            looking = looking or asyncio.create_task(asyncio.to_thread(self._look))
+            await asyncio.wait({looking}, timeout=_PATIENCE_SECONDS)
+            trouble: str
+            serving: Collection[str]
+            if looking.done():
+                trouble, serving = looking.result()
+                looking = None
+            else:  # the next round waits for it too: a second one would only hang beside it
+                trouble, serving = f"no answer in {_PATIENCE_SECONDS:g} s", ()
             for name in self._names:
-                await self.servicer.set(name, _SERVING if name in still_serving else _NOT_SERVING)
+                await self.servicer.set(name, _SERVING if name in serving else _NOT_SERVING)
             if trouble and not self._trouble:
                 _LOG.warning("health: NOT_SERVING: %s", trouble)
             elif self._trouble and not trouble:
                 _LOG.info("health: SERVING again")
             self._trouble = trouble
 
+    def _look(self) -> tuple[str, Collection[str]]:
+        """What is wrong, or nothing; and which names can be served."""
+        try:
+            self._control.catalogs.list()
+        # Whatever it is, a database without its tables for one: to tell of it is all that health is for.
+        except Exception as error:
+            return _told(error), ()
+        try:
+            self._store.check()
+        except Exception as error:
+            return _told(error), _WITHOUT_TABLES
+        return "", self._names
+
     async def end(self) -> None:
         """Says NOT_SERVING for good: the server is about to stop."""
         await self.servicer.enter_graceful_shutdown()
+
+
+def _told(error: Exception) -> str:
+    return error.message if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"

@@ -49,10 +49,8 @@ def within_reach(scores_C: np.ndarray, k: int, reach: int) -> np.ndarray:
         int64; the positions of all that may be returned where they are no more than k.
     """
     lowest = int(np.iinfo(scores_C.dtype).min)
-    groups = len(scores_C) // _GROUP
-    bound = lowest + 1
-    if groups >= 4 * k:
-        bound = max(bound, int(_kth_best_group(scores_C, k, groups)) - reach)
+    floor = _floor(scores_C, k)
+    bound = lowest + 1 if floor is None else max(lowest + 1, int(floor) - reach)
     near = np.flatnonzero(scores_C >= bound)
     if len(near) <= k:
         return near
@@ -63,18 +61,18 @@ def within_reach(scores_C: np.ndarray, k: int, reach: int) -> np.ndarray:
 
 def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
     """The positions that can be among the best k, ascending; None where looking for them does not pay."""
+    floor = _floor(scores_C, k)
+    return np.flatnonzero(scores_C >= floor) if floor is not None and floor > -np.inf else None
+
+
+def _floor(scores_C: np.ndarray, k: int) -> Any:
+    """A score that at least k reach, near to the k-th best; None where looking for it does not pay.
+
+    It is the k-th highest of what is the highest of each group. Groups are every q-th position: their best is then
+    found by comparing whole rows, at the speed of the memory.
+    """
     groups = len(scores_C) // _GROUP
     if groups < 4 * k:
         return None
-    bound = float(_kth_best_group(scores_C, k, groups))
-    return np.flatnonzero(scores_C >= bound) if bound > -np.inf else None
-
-
-def _kth_best_group(scores_C: np.ndarray, k: int, groups: int) -> np.number[Any]:
-    """The k-th highest of what is the highest of each group: k scores, one of each group, are at least that.
-
-    Groups are every q-th position: their best is then found by comparing whole rows, at the speed of the memory.
-    """
     bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
-    kth: np.number[Any] = np.partition(bests_Q, groups - k)[groups - k]
-    return kth
+    return np.partition(bests_Q, groups - k)[groups - k]

@@ -91,5 +91,10 @@ class Cluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _administration(self) -> sa.Connection:
-        url = sa.make_url(self.url("postgres")).set(drivername="postgresql+psycopg")
-        return sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect()
+        return opened(self.url("postgres")).execution_options(isolation_level="AUTOCOMMIT")
+
+
+def opened(url: str) -> sa.Connection:
+    """A connection of the test's own to a database."""
+    driver = sa.make_url(url).set(drivername="postgresql+psycopg")
+    return sa.create_engine(driver, poolclass=sa.NullPool).connect()

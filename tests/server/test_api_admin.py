@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from running_server import RunningServer
-from wire import Stubs, failure_of
+from wire import Stubs, failure_of, serving
 
 SERVICES = ["Admin", "Embedding", "Enrichment", "Item", "Model", "Recommendation"]
 
@@ -87,8 +87,7 @@ def test_server_info_tells_limits_and_versions(stubs: Stubs):
 def test_health_of_each_service(stubs: Stubs):
     health = health_pb2_grpc.HealthStub(stubs.channel)
     for name in ["", *(f"dmesr.v1.{service}Service" for service in SERVICES)]:
-        answer = health.Check(health_pb2.HealthCheckRequest(service=name))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
+        assert serving(stubs.channel, name), name
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="dmesr.v1.NoService"))
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import tiny_artefact
 from dmesr.v1 import embeddings_pb2, items_pb2, models_pb2
 from dmesr.v1 import recommendations_pb2 as pb
 from published import LEARNED, SOURCES, fill, promote, publish, write_source
-from wire import Stubs, failure_of
+from wire import Stubs, eventually, failure_of
 
 VECTORS = {
     item_id: tiny_artefact.item_vector(sources, LEARNED.get(item_id, (0, None))[1])
@@ -46,13 +45,6 @@ def recommend(stubs: Stubs, catalog: str, *history: str, model: str = "", **sett
 
 def ids(answer: pb.RecommendResponse) -> list[str]:
     return [found.item_id for found in answer.list.recommendations]
-
-
-def eventually(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_scores_shares_and_order_are_those_of_numpy(stubs: Stubs, ready: str):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from dmesr.v1 import admin_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import RunningServer
-from wire import Stubs
+from wire import Stubs, eventually, serving
 
 RECOMMENDATIONS, ITEMS = "dmesr.v1.RecommendationService", "dmesr.v1.ItemService"
 
@@ -23,19 +21,8 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     running.stop()
 
 
-def _told(channel: grpc.Channel) -> dict[str, bool]:
-    health = health_pb2_grpc.HealthStub(channel)
-    return {
-        name: health.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
-        for name in ("", RECOMMENDATIONS, ITEMS)
-    }
-
-
 def _becomes(channel: grpc.Channel, expected: dict[str, bool]) -> None:
-    deadline = time.monotonic() + 30
-    while (told := _told(channel)) != expected:
-        assert time.monotonic() < deadline, told
-        time.sleep(0.1)
+    eventually(lambda: {name: serving(channel, name) for name in expected} == expected, seconds=30)
 
 
 def test_without_its_folder_only_recommendations_go_on_and_all_do_when_it_is_back(server: RunningServer):

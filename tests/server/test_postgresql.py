@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dmesr
 import grpc
 import pytest
 import sqlalchemy as sa
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from postgresql import Cluster
+from postgresql import Cluster, opened
 from running_server import RunningServer
+from wire import eventually, serving
 
 ITEMS = [dmesr.Item(f"i{number:03d}", {"title": f"Film {number}"}) for number in range(40)]
 
@@ -29,17 +28,9 @@ def server(tmp_path: Path, url: str) -> Iterator[RunningServer]:
     running.stop()
 
 
-def _eventually(check: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.1)
-
-
 def _serving(server: RunningServer) -> bool:
     with grpc.insecure_channel(server.address) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return serving(channel)
 
 
 def test_a_job_runs_by_it_and_both_processes_may_die(server: RunningServer):
@@ -48,7 +39,7 @@ def test_a_job_runs_by_it_and_both_processes_may_die(server: RunningServer):
         job = client.enrichment.start()
         server.kill()
         server.start()
-        _eventually(lambda: _serving(server))
+        eventually(lambda: _serving(server), seconds=30)
         assert client.enrichment.get(job.job_id).wait().state == "SUCCEEDED"
         assert len(client.embeddings.read(recipe="default").ids) == len(ITEMS)
     assert not list(server.store.glob("control.sqlite*")), "something was kept in SQLite"
@@ -63,7 +54,7 @@ def test_while_it_is_away_callers_are_told_and_when_it_is_back_all_goes_on(serve
                 client.admin.create_catalog("films")
             assert "control database" in str(refused.value)
             assert "dmesr@" in str(refused.value)
-            _eventually(lambda: not _serving(server))
+            eventually(lambda: not _serving(server), seconds=30)
         finally:
             postgresql.start()
 
@@ -76,18 +67,17 @@ def test_while_it_is_away_callers_are_told_and_when_it_is_back_all_goes_on(serve
                 return False
             return True
 
-        _eventually(works)
+        eventually(works, seconds=30)
         assert client.enrichment.start().wait().state == "SUCCEEDED"
-        _eventually(lambda: _serving(server))
+        eventually(lambda: _serving(server), seconds=30)
 
 
 def test_the_database_itself_refuses_to_change_the_log(server: RunningServer, url: str):
     with dmesr.connect(server.address) as client:
         client.admin.create_catalog("films")
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
     for table in ("audit_entries", "audit_outcomes"):
         for change in (f"DELETE FROM {table}", f"UPDATE {table} SET number = number + 100"):
-            with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="only grows"):
+            with opened(url) as connection, pytest.raises(sa.exc.DBAPIError, match="only grows"):
                 connection.execute(sa.text(change))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from dmesr.v1 import (
     recommendations_pb2_grpc,
 )
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 
@@ -55,6 +57,20 @@ class Failure:
     message: str
     metadata: dict[str, str]
     fields: list[str]
+
+
+def serving(channel: grpc.Channel, service: str = "") -> bool:
+    """What health says of a service, of the whole server where it is not named."""
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+    """Waits until something has come about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
 
 
 def failure_of(call: Callable[[], object]) -> Failure:

@@ -14,7 +14,6 @@ Shapes: N items, V width of the model's vectors, B queries, S items of one slice
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 from collections.abc import Iterator
 
@@ -36,11 +35,7 @@ _FLOAT32 = 1e-5
 
 
 class ItemCodes:
-    """The items of one index in eight bits. Immutable; safe to call from several threads.
-
-    Attributes:
-        bytes: What the codes take of memory, in each process.
-    """
+    """The items of one index in eight bits. Immutable; safe to call from several threads."""
 
     def __init__(self, vectors_NV: np.ndarray):
         """Makes the codes.
@@ -49,20 +44,18 @@ class ItemCodes:
             vectors_NV: Finite float32; at least one item.
         """
         # Reductions and rounding go slice by slice: nothing of the size of the matrix is made on the way.
-        parts = max(products.cores(), -(-len(vectors_NV) // _SLICE_ITEMS))
-        self._edges = np.linspace(0, len(vectors_NV), parts + 1, dtype=int).tolist()
-        slices = [vectors_NV[start:stop] for start, stop in itertools.pairwise(self._edges)]
-        most_V = np.max([np.abs(part).max(0) for part in slices if len(part)], axis=0)
+        self._items = len(vectors_NV)
+        parts = min(self._items, max(products.cores(), -(-self._items // _SLICE_ITEMS)))
+        slices = [vectors_NV[part] for part in products.cut(self._items, parts)]
+        most_V = np.max([np.abs(part_SV).max(0) for part_SV in slices], axis=0)
         self._units_V = np.where(most_V > 0, most_V / _MOST, 1).astype(np.float32)
-        self.bytes = vectors_NV.size
         self._sessions = []
         self._rounding = self._longest = 0.0  # the largest ‖x − x̂‖ and ‖x̂‖, in units of the columns
-        for part in slices:
-            scaled_SV = part / self._units_V
+        for part_SV in slices:
+            scaled_SV = part_SV / self._units_V
             codes_SV = np.rint(scaled_SV)
-            if len(part):
-                self._rounding = max(self._rounding, float(_lengths(scaled_SV - codes_SV).max()))
-                self._longest = max(self._longest, float(_lengths(codes_SV).max()))
+            self._rounding = max(self._rounding, float(_lengths(scaled_SV - codes_SV).max()))
+            self._longest = max(self._longest, float(_lengths(codes_SV).max()))
             self._sessions.append(_product(codes_SV.astype(np.int8)))
 
     def scores(self, queries_BV: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -83,7 +76,7 @@ class ItemCodes:
         error_B += _lengths(scaled_BV - codes_BV) * self._longest
         reach_B = np.ceil(2 * error_B).astype(int) + 1
         shifted_BV = (codes_BV + _ZERO).astype(np.uint8)
-        scores_N = np.empty(self._edges[-1], np.int32)
+        scores_N = np.empty(self._items, np.int32)
         for start in range(0, len(shifted_BV), _GROUP_QUERIES):
             group = {"queries": shifted_BV[start : start + _GROUP_QUERIES]}
             parts = products.at_once([functools.partial(session.run, None, group) for session in self._sessions])

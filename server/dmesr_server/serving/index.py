@@ -6,7 +6,7 @@ Shapes: N items of the index, V width of the model's vectors.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class ItemIndex:
         counts_N: Their interactions in training, int64; 0 for an item that is new.
         rows: item id → row.
         folder: Where the files are that the vectors are mapped from; None where they are in memory.
-        codes: The vectors in eight bits; None where they would not pay.
+        codes: The vectors in eight bits; None where they would not pay, or were not made (:meth:`coded`).
     """
 
     ids: tuple[str, ...]
@@ -56,6 +56,10 @@ class ItemIndex:
         """The rows of those items that the index holds, in the order given; int64."""
         return np.array([row for item_id in item_ids if (row := self.rows.get(item_id)) is not None], np.int64)
 
+    def coded(self) -> ItemIndex:
+        """The same with codes where they pay: for an index that many questions will be asked of."""
+        return replace(self, codes=codes_of(self.vectors_NV))
+
     def without(self, item_ids: Collection[str]) -> ItemIndex:
         """The index with these items left out and without codes, which take long to make; itself if it holds none."""
         gone = self.rows_of(item_ids)
@@ -68,22 +72,9 @@ class ItemIndex:
 
 
 def indexed(
-    ids: Sequence[str],
-    vectors_NV: np.ndarray,
-    counts_N: np.ndarray,
-    *,
-    folder: Path | None = None,
-    coded: bool = False,
+    ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray, *, folder: Path | None = None
 ) -> ItemIndex:
-    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied.
-
-    Args:
-        ids: The items, ascending.
-        vectors_NV: Their vectors, finite float32.
-        counts_N: Their interactions in training, int64.
-        folder: Where the files are that the vectors are mapped from.
-        coded: Make codes where they pay: for an index that many questions will be asked of.
-    """
+    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied."""
     vectors_NV.flags.writeable = False
     counts_N.flags.writeable = False
     return ItemIndex(
@@ -92,5 +83,4 @@ def indexed(
         counts_N=counts_N,
         rows={item_id: row for row, item_id in enumerate(ids)},
         folder=folder,
-        codes=codes_of(vectors_NV) if coded else None,
     )

@@ -82,9 +82,9 @@ class IndexFiles:
                 ids, counts_N = _items(snapshot, artefact, vector_dim)
                 vectors_NV = np.empty((len(ids), vector_dim), np.float32)
                 _fill(vectors_NV, ids, snapshot)
-                return indexed(ids.to_pylist(), vectors_NV, counts_N, coded=True), snapshot.version
+                return indexed(ids.to_pylist(), vectors_NV, counts_N).coded(), snapshot.version
         self.keep(index)
-        return index, snapshot.version
+        return index.coded(), snapshot.version  # each process its own, and not under the lock of the files
 
     def keep(self, index: ItemIndex) -> None:
         """Says that an index is still in use; otherwise :meth:`sweep` takes its files away in the end."""
@@ -171,7 +171,7 @@ def _mapped(place: Path) -> ItemIndex | None:
         vectors_NV = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:
         return None
-    return indexed(ids, vectors_NV, counts_N, folder=place, coded=True)
+    return indexed(ids, vectors_NV, counts_N, folder=place)
 
 
 def _short(text: str) -> str:

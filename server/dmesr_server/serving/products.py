@@ -40,13 +40,18 @@ def scores(queries_BV: np.ndarray, vectors_NV: np.ndarray) -> np.ndarray:
         alone_BN: np.ndarray = queries_BV @ vectors_NV.T
         return alone_BN
     scores_BN = np.empty((len(queries_BV), len(vectors_NV)), np.float32)
-    edges = np.linspace(0, len(vectors_NV), parts + 1, dtype=int).tolist()
 
-    def multiply(start: int, stop: int) -> None:
-        np.matmul(queries_BV, vectors_NV[start:stop].T, out=scores_BN[:, start:stop])
+    def multiply(part: slice) -> None:
+        np.matmul(queries_BV, vectors_NV[part].T, out=scores_BN[:, part])
 
-    at_once([functools.partial(multiply, start, stop) for start, stop in itertools.pairwise(edges)])
+    at_once([functools.partial(multiply, part) for part in cut(len(vectors_NV), parts)])
     return scores_BN
+
+
+def cut(items: int, parts: int) -> list[slice]:
+    """Parts of nearly equal size that follow each other."""
+    edges = np.linspace(0, items, parts + 1, dtype=int).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def cores() -> int:

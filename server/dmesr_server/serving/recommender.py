@@ -233,12 +233,11 @@ def _scored(
     reached = index.codes.scores(_some(queries_BV, coded)) if index.codes is not None and any(coded) else iter(())
     products_N = iter(products.scores(_some(queries_BV, whole), index.vectors_NV)) if any(whole) else iter(())
     for row, plan in enumerate(plans):
-        rows_C, excluded = plan.rows_C, plan.excluded
+        rows_C = plan.rows_C
         if coded[row]:
             rows_C = _within_reach(*next(reached), plan)
             if len(rows_C) > _FEW * len(index):
                 rows_C = None  # codes as coarse as that decide nothing
-            excluded = excluded[:0] if rows_C is not None else excluded
         if rows_C is not None:
             # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
             scores_C = np.einsum("cv,v->c", index.vectors_NV[rows_C], queries_BV[row])
@@ -250,7 +249,7 @@ def _scored(
             scores_C *= index.inverse_norms_N if rows_C is None else index.inverse_norms_N[rows_C]
         if rows_C is None and plan.allowed_N is not None:
             np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
-        scores_C[_positions(excluded, rows_C)] = -np.inf
+        scores_C[_positions(plan.excluded, rows_C)] = -np.inf
         yield rows_C, scores_C
 
 
