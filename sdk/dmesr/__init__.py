@@ -24,6 +24,7 @@ from dmesr.admin import (
     TableStats,
 )
 from dmesr.client import Client, connect
+from dmesr.connection import TLS, Timeout
 from dmesr.descriptions import Description, Descriptions, ImportedDescription, Provenance
 from dmesr.embedding_drift import Drift, Moved, SourceDrift, drift
 from dmesr.enrichment_stats import EnrichmentStats, RefinementStats, RouteStats
@@ -69,7 +70,10 @@ from dmesr.errors import (
     NoPrompt,
     NotFound,
     OutOfScope,
+    Overloaded,
     PermissionDenied,
+    PictureDecoderFailed,
+    PictureFetchFailed,
     PictureFileNotFound,
     PictureHashMismatch,
     PictureNotFound,
@@ -88,6 +92,7 @@ from dmesr.errors import (
     SourceReadOnly,
     StoreFull,
     StoreUnavailable,
+    StreamIdle,
     TokenNotFound,
     Unauthenticated,
     Unavailable,
@@ -110,8 +115,9 @@ from dmesr.pins import Pin
 from dmesr.previews import PromptPreview, PromptTurn
 from dmesr.recipes import EmbeddingStats, IndexStats, Recipe, Source, SourceStats
 from dmesr.recommendations import Recommendation, Recommendations, Strategy
+from dmesr.retrying import RetryPolicy
 from dmesr.rows import Problem, RejectedRow, UpsertSummary
-from dmesr.transport import TLS, RetryPolicy, Timeout
+from dmesr.store_check import FindingSeverity, StoreFinding, StoreReport
 from dmesr.vector_batches import VectorBatch, VectorBatches
 from dmesr.vector_cache import VectorCache
 from dmesr.vectors import Embeddings
@@ -152,6 +158,7 @@ __all__ = [
     "EnrichmentStats",
     "Estimate",
     "FailedPrecondition",
+    "FindingSeverity",
     "ImportedDescription",
     "IndexStats",
     "Internal",
@@ -192,7 +199,10 @@ __all__ = [
     "NonFiniteVector",
     "NotFound",
     "OutOfScope",
+    "Overloaded",
     "PermissionDenied",
+    "PictureDecoderFailed",
+    "PictureFetchFailed",
     "PictureFileNotFound",
     "PictureHashMismatch",
     "PictureNotFound",
@@ -230,10 +240,13 @@ __all__ = [
     "SourceNotFound",
     "SourceReadOnly",
     "SourceStats",
+    "StoreFinding",
     "StoreFull",
+    "StoreReport",
     "StoreStats",
     "StoreUnavailable",
     "Strategy",
+    "StreamIdle",
     "TableStats",
     "Timeout",
     "Token",

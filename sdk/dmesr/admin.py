@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dmesr import access
+from dmesr import access, store_check
 from dmesr.access import AuditEntry, NewToken, Token, TokenScope
 from dmesr.arguments import one_id
 from dmesr.bridge import EventLoopThread
 from dmesr.rows import to_time
+from dmesr.store_check import StoreReport
 from dmesr.transport import SERVER_INFO, Rpc, Transport
 from dmesr.v1 import admin_pb2
 
@@ -76,7 +77,7 @@ class TableStats:
     name: str
     rows: int
     version: int
-    bytes: int  # on disk, old versions included; 0 where the store is not a local folder
+    bytes: int  # on disk, old versions too; of a remote store, about what the newest rows take
     files: int  # the same
     versions: int = 0  # that can still be read
     fragments: int = 0  # pieces that the newest version is in; compaction makes few of many
@@ -188,24 +189,37 @@ class AsyncAdmin:
     async def compact_store(self) -> list[CompactedTable]:
         """Compacts the tables of the client's catalog now."""
         request = admin_pb2.CompactStoreRequest(catalog=self._catalog_name)
-        return [
-            CompactedTable(before=_table(told.before), after=_table(told.after))
-            async for told in self._transport.stream(COMPACT, request)
-            if told.HasField("after")
-        ]
+
+        async def attempt(_: float | None) -> list[CompactedTable]:
+            return [
+                CompactedTable(before=_table(told.before), after=_table(told.after))
+                async for told in self._transport.stream(COMPACT, request)
+                if told.HasField("after")
+            ]
+
+        return await self._transport.retrying(attempt, seconds=None, idempotent=COMPACT.idempotent)
 
     async def snapshot_store(self, name: str) -> Snapshot:
         """Copies the whole store into a folder on the server."""
         request = admin_pb2.SnapshotStoreRequest(name=one_id(name, name="name"))
-        made = admin_pb2.Snapshot()
-        async for told in self._transport.stream(SNAPSHOT, request):
-            made = told.snapshot
+
+        async def attempt(_: float | None) -> admin_pb2.Snapshot:
+            made = admin_pb2.Snapshot()
+            async for told in self._transport.stream(SNAPSHOT, request):
+                made = told.snapshot
+            return made
+
+        made = await self._transport.retrying(attempt, seconds=None, idempotent=SNAPSHOT.idempotent)
         return Snapshot(
             folder=made.folder,
             files=made.files,
             bytes=made.bytes,
             tables=tuple(SnapshotTable(one.catalog, one.name, one.rows, one.digest) for one in made.tables),
         )
+
+    async def check_store(self, *, catalog: str = "", quick: bool = False) -> StoreReport:
+        """Looks for what is damaged, missing or left over."""
+        return await store_check.check_store(self._transport, catalog=catalog, quick=quick)
 
     async def create_token(
         self,
@@ -296,6 +310,20 @@ class Admin:
             SnapshotRefused: The name is taken, or the store is not of a kind that can be copied.
         """
         return self._loop.run(self._core.snapshot_store(name))
+
+    def check_store(self, *, catalog: str = "", quick: bool = False) -> StoreReport:
+        """Looks for what is damaged, missing or left over in the stores. Calls go on meanwhile; nothing is changed.
+
+        Reads everything once, so it takes as long as reading the whole store.
+
+        Args:
+            catalog: Only this one; all when empty.
+            quick: Follow pointers and count rows, but read neither vectors nor pictures nor models' files.
+
+        Raises:
+            CatalogNotFound: There is none of that name.
+        """
+        return self._loop.run(self._core.check_store(catalog=catalog, quick=quick))
 
     def create_token(
         self,

@@ -9,12 +9,15 @@ from types import TracebackType
 from dmesr.admin import Admin, AsyncAdmin
 from dmesr.arguments import one_id
 from dmesr.bridge import EventLoopThread, event_loop_thread
+from dmesr.connection import TLS, Timeout
 from dmesr.embeddings import AsyncCatalogEmbeddings, CatalogEmbeddings
 from dmesr.enrichment import AsyncEnrichment, Enrichment
 from dmesr.items import AsyncItems, Items
 from dmesr.models import AsyncModels, Models
 from dmesr.recommendations import How, Recommendations, recommend, recommend_batch
-from dmesr.transport import TLS, RetryPolicy, Timeout, Transport
+from dmesr.retrying import RetryPolicy
+from dmesr.tracing import Wanted
+from dmesr.transport import Transport
 from dmesr.vector_cache import VectorCache
 
 
@@ -280,9 +283,12 @@ def connect_async(
     channels: int = 4,
     catalog: str = "default",
     cache: VectorCache | Path | str | bool = False,
+    tracing: Wanted = None,
 ) -> AsyncClient:
     """Makes a client for coroutines; the arguments are those of :func:`connect`."""
-    transport = Transport(target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels)
+    transport = Transport(
+        target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels, tracing=tracing
+    )
     return AsyncClient(transport, catalog, cache=VectorCache.of(cache))
 
 
@@ -296,6 +302,7 @@ def connect(
     channels: int = 4,
     catalog: str = "default",
     cache: VectorCache | Path | str | bool = False,
+    tracing: Wanted = None,
 ) -> Client:
     """Makes a client. The connection itself is made by the first call.
 
@@ -310,11 +317,22 @@ def connect(
         catalog: The catalog that the calls are about; `client.catalog(name)` gives another.
         cache: Keep the vectors that are read on this machine: a folder, True for the user's own, or a
             :class:`VectorCache` with a bound of its own. What has not changed is then read from there.
+        tracing: Make an OpenTelemetry span for each call, and let the server's spans continue it: with the program's
+            global tracer provider (True), or with this one. None is True in a program that uses OpenTelemetry itself
+            (that has imported `opentelemetry.trace`); False never does.
 
     Raises:
         InvalidInput: An argument makes no sense, or a TLS file cannot be read.
     """
     core = connect_async(
-        target, token=token, tls=tls, timeout=timeout, retry=retry, channels=channels, catalog=catalog, cache=cache
+        target,
+        token=token,
+        tls=tls,
+        timeout=timeout,
+        retry=retry,
+        channels=channels,
+        catalog=catalog,
+        cache=cache,
+        tracing=tracing,
     )
     return Client(core, event_loop_thread())

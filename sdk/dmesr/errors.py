@@ -17,7 +17,7 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         │   ├── InvalidAttribute             ├── PictureHashMismatch       ├── PictureTooLarge
         │   ├── PictureTooManyPixels         ├── PictureUnreadable         ├── UnknownRoute
         │   ├── DimensionMismatch            ├── UnsupportedDtype          ├── NonFiniteVector
-        │   ├── MalformedArrow               ├── InvalidArtefact           └── InvalidFilter
+        │   ├── MalformedArrow          ├── InvalidArtefact        ├── InvalidFilter        └── PictureDecoderFailed
         ├── NotFound
         │   ├── CatalogNotFound              ├── ItemNotFound              ├── PictureNotFound
         │   ├── PictureFileNotFound          ├── JobNotFound               ├── RecipeNotFound
@@ -26,18 +26,17 @@ parent, the reason the class below it; catch as widely or as narrowly as the cas
         ├── AlreadyExists
         │   ├── CatalogExists                └── ModelExists
         ├── FailedPrecondition
-        │   ├── WrongJobState                ├── DescriberUnavailable      ├── EncoderUnavailable
-        │   ├── SourceReadOnly               ├── VectorMissing             ├── ModelNotReady
-        │   ├── NoEarlierModel               ├── ModelInUse                ├── RouteNotApplicable
-        │   ├── NoPrompt                     ├── SnapshotRefused           └── ReadOnly
+        │   ├── WrongJobState           ├── DescriberUnavailable   ├── EncoderUnavailable   ├── SourceReadOnly
+        │   ├── VectorMissing           ├── ModelNotReady          ├── NoEarlierModel       ├── ModelInUse
+        │   ├── RouteNotApplicable      ├── NoPrompt               ├── SnapshotRefused      └── ReadOnly
         ├── PermissionDenied
         │   ├── PictureUriNotAllowed         └── OutOfScope
         ├── Aborted
-        │   └── LeaseLost
+        │   ├── LeaseLost                    └── StreamIdle
         ├── ResourceExhausted
-        │   └── StoreFull
+        │   ├── StoreFull                    └── Overloaded
         ├── Unavailable
-        │   ├── StoreUnavailable             └── NoEnricher
+        │   ├── StoreUnavailable             ├── NoEnricher                └── PictureFetchFailed
         ├── Unauthenticated
         └── Internal
             └── DescriptionUnusable
@@ -53,8 +52,7 @@ from typing import ClassVar
 
 import grpc
 
-#: The domain of the `google.rpc.ErrorInfo` that the server sends.
-ERROR_DOMAIN = "dmesr"
+ERROR_DOMAIN = "dmesr"  # of the `google.rpc.ErrorInfo` that the server sends
 
 
 class DmesrError(Exception):
@@ -70,11 +68,7 @@ class ClientClosed(DmesrError):
 
 
 class ServerUnavailable(DmesrError):
-    """The server cannot be reached, or stopped in the middle of the call.
-
-    Attributes:
-        target: The address that was tried.
-    """
+    """The server at the address `target` cannot be reached, or stopped in the middle of the call."""
 
     def __init__(self, message: str, *, target: str = "") -> None:
         super().__init__(message)
@@ -86,17 +80,9 @@ class DeadlineExceeded(DmesrError, TimeoutError):
 
 
 class JobFailed(DmesrError):
-    """An enrichment job ended in state FAILED. What it had written stays.
+    """The job `job_id` ended in state FAILED, for a `reason` such as "STORE_FULL". What it had written stays."""
 
-    Attributes:
-        job_id: The job.
-        reason: Why it failed, for instance "STORE_FULL".
-        metadata: Every variable of the message.
-    """
-
-    def __init__(
-        self, message: str, *, job_id: str = "", reason: str = "", metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, job_id: str = "", reason: str = "", metadata: Mapping[str, str] | None = None):
         super().__init__(message)
         self.job_id = job_id
         self.reason = reason
@@ -120,11 +106,11 @@ class ApiError(DmesrError):
         metadata: Every variable of the message.
         violations: The bad fields, with reason INVALID_FIELD.
         code: The gRPC code.
+        retry_seconds: After how long another attempt is worth it (google.rpc.RetryInfo); None where that is not said.
     """
 
-    #: The code that a class stands for, and the reason; None for the groups.
-    class_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
-    class_reason: ClassVar[str | None] = None
+    class_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN  # that a class stands for
+    class_reason: ClassVar[str | None] = None  # likewise; None for the groups
 
     def __init_subclass__(cls, *, code: grpc.StatusCode | None = None, reason: str | None = None) -> None:
         super().__init_subclass__()
@@ -143,6 +129,7 @@ class ApiError(DmesrError):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[Violation] = (),
         code: grpc.StatusCode | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -150,6 +137,7 @@ class ApiError(DmesrError):
         self.metadata: dict[str, str] = dict(metadata or {})
         self.violations = tuple(violations)
         self.code = code or self.class_code
+        self.retry_seconds = retry_seconds
 
 
 _GROUPS: dict[grpc.StatusCode, type[ApiError]] = {}
@@ -206,6 +194,10 @@ class PictureTooManyPixels(InvalidArgument, reason="PICTURE_TOO_MANY_PIXELS"):
 
 class PictureUnreadable(InvalidArgument, reason="PICTURE_UNREADABLE"):
     """The bytes are not a picture that the server reads, or are cut short."""
+
+
+class PictureDecoderFailed(InvalidArgument, reason="PICTURE_DECODER_FAILED"):
+    """The process that decodes pictures crashed over this one, or needed too much time or memory."""
 
 
 class UnknownRoute(InvalidArgument, reason="UNKNOWN_ROUTE"):
@@ -371,12 +363,20 @@ class LeaseLost(Aborted, reason="LEASE_LOST"):
     """A newer holder of the lease has taken over."""
 
 
+class StreamIdle(Aborted, reason="STREAM_IDLE"):
+    """Nothing moved in a stream for longer than the server allows. What was answered before stays done."""
+
+
 class ResourceExhausted(ApiError, code=grpc.StatusCode.RESOURCE_EXHAUSTED):
     """The server has run out of something."""
 
 
 class StoreFull(ResourceExhausted, reason="STORE_FULL"):
     """The disk under the store is full. Nothing of the failed batch was written."""
+
+
+class Overloaded(ResourceExhausted, reason="OVERLOADED"):
+    """The server has as much work of this kind as it takes. Nothing was begun: try again after `retry_seconds`."""
 
 
 class Unavailable(ApiError, code=grpc.StatusCode.UNAVAILABLE):
@@ -389,6 +389,10 @@ class StoreUnavailable(Unavailable, reason="STORE_UNAVAILABLE"):
 
 class NoEnricher(Unavailable, reason="NO_ENRICHER"):
     """A text can only be encoded by an enricher beside the API process, and none answers."""
+
+
+class PictureFetchFailed(Unavailable, reason="PICTURE_FETCH_FAILED"):
+    """The host of a picture's URI gave the server no picture; the item keeps the one that it had."""
 
 
 class Unauthenticated(ApiError, code=grpc.StatusCode.UNAUTHENTICATED, reason="UNAUTHENTICATED"):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
 from dmesr.bridge import EventLoopThread, notify
-from dmesr.errors import DeadlineExceeded, JobFailed, ServerUnavailable, StoreUnavailable
+from dmesr.errors import DeadlineExceeded, JobFailed, Overloaded, ServerUnavailable, StoreUnavailable
 from dmesr.job_status import JobState, JobStatus, StatusView, status_from_wire
 from dmesr.progress import following
 from dmesr.rows import Problem
@@ -100,7 +100,7 @@ class AsyncJob(StatusView):
                         yield status
                         if status.state.ended:
                             return
-            except (ServerUnavailable, StoreUnavailable) as error:
+            except (ServerUnavailable, StoreUnavailable, Overloaded) as error:
                 if gone_since is None:
                     gone_since = loop.time()
                     _log.warning("job %s: %s; waiting for it to come back", self.job_id, error)

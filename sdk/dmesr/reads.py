@@ -190,7 +190,7 @@ async def batches(
     cutter = BatchCutter(rows)
     expected = 0
     _keep_blocks()
-    async with aclosing(transport.stream(READ, request)) as answers:
+    async with aclosing(transport.patient_stream(READ, request)) as answers:
         async for answer in answers:
             piece: VectorPiece = answer  # type: ignore[assignment]  # as above
             expected = expected or piece.rows

@@ -35,6 +35,8 @@ def from_rpc(error: grpc.aio.AioRpcError, *, target: str, call: str, seconds: fl
     code, details = error.code(), error.details() or ""
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
+    retry_info = error_details_pb2.RetryInfo()
+    retry_seconds: float | None = None
     try:
         status = rpc_status.from_call(cast(grpc.Call, error))  # it has what a call has; the stubs do not know
     except ValueError:  # a peer whose status contradicts its details: the plain code is what counts
@@ -44,10 +46,18 @@ def from_rpc(error: grpc.aio.AioRpcError, *, target: str, call: str, seconds: fl
             detail.Unpack(info)
         elif detail.Is(bad_request.DESCRIPTOR):
             detail.Unpack(bad_request)
+        elif detail.Is(retry_info.DESCRIPTOR):
+            detail.Unpack(retry_info)
+            retry_seconds = max(retry_info.retry_delay.ToTimedelta().total_seconds(), 0.0)
     violations = tuple(Violation(field.field, field.description) for field in bad_request.field_violations)
     if info.domain == ERROR_DOMAIN:
         return kind_of(info.reason, code)(
-            details, reason=info.reason, metadata=info.metadata, violations=violations, code=code
+            details,
+            reason=info.reason,
+            metadata=info.metadata,
+            violations=violations,
+            code=code,
+            retry_seconds=retry_seconds,
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return ServerUnavailable(

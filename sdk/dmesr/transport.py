@@ -1,7 +1,8 @@
 """How calls reach the server: channels, credentials, deadlines and retries. Everything here is async.
 
-Only what may safely happen twice is tried again, and only when the server was unavailable: reads, and writes that the
-wire makes idempotent. A bidirectional stream is never resumed half-way.
+Only what may safely happen twice is tried again when the server was unavailable: reads, and writes that the wire makes
+idempotent. What the server refused for want of room (OVERLOADED) is tried again whatever it is, as it was not begun. A
+bidirectional stream is never resumed half-way.
 """
 
 from __future__ import annotations
@@ -9,27 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from dmesr.connection import TLS, Timeout
 from dmesr.errors import (
     ApiError,
     ClientClosed,
     DeadlineExceeded,
     DmesrError,
     InvalidInput,
-    ServerUnavailable,
-    StoreUnavailable,
+    Overloaded,
 )
+from dmesr.retrying import Resendable, RetryPolicy, retrying
 from dmesr.rpc_errors import from_rpc
 from dmesr.status import final_status, with_first_status
+from dmesr.tracing import Tracing, Wanted
 from dmesr.v1 import admin_pb2
 
 T = TypeVar("T")
@@ -42,71 +43,6 @@ _MESSAGE_BYTES = 3 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 # Batches of a stream that may be unanswered at a time.
 _WINDOW = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeout:
-    """How long to wait."""
-
-    unary_seconds: float = 30.0  # one call, retries included
-    stream_seconds: float = 120.0  # the next message of a stream; the whole stream may take any time
-
-    def __post_init__(self) -> None:
-        for name in ("unary_seconds", "stream_seconds"):
-            if not getattr(self, name) > 0:
-                raise InvalidInput(f"Timeout.{name} must be above 0, not {getattr(self, name)!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often, and with which pauses, a call that found the server unavailable is tried again."""
-
-    attempts: int = 5  # in all; 1 never tries again
-    initial_pause_seconds: float = 0.1
-    max_pause_seconds: float = 2.0
-    multiplier: float = 2.0  # each pause is this many times the one before
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InvalidInput(f"RetryPolicy.attempts must be 1 or more, not {self.attempts!r}")
-
-    def pause_seconds(self, failed_attempts: int) -> float:
-        """The pause after so many failed attempts, with jitter: 50 to 100 % of the exponential value."""
-        pause = self.initial_pause_seconds * self.multiplier ** (failed_attempts - 1)
-        return min(pause, self.max_pause_seconds) * random.uniform(0.5, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TLS:
-    """Whom to trust and who we are. All files are PEM."""
-
-    root_certificates: Path | None = None  # the system's roots when None
-    client_certificate: Path | None = None  # with client_key, for a server that asks for one
-    client_key: Path | None = None
-    server_name_override: str | None = None  # where the certificate names another host than the target
-
-    def __post_init__(self) -> None:
-        if (self.client_certificate is None) != (self.client_key is None):
-            raise InvalidInput("TLS.client_certificate and TLS.client_key go together: give both or neither")
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
-
-        Raises:
-            InvalidInput: A file cannot be read.
-        """
-        return grpc.ssl_channel_credentials(
-            root_certificates=_read_pem(self.root_certificates),
-            private_key=_read_pem(self.client_key),
-            certificate_chain=_read_pem(self.client_certificate),
-        )
-
-
-def _read_pem(path: Path | None) -> bytes | None:
-    try:
-        return None if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"cannot read the TLS file {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -155,6 +91,7 @@ class Transport:
         timeout: Timeout,
         retry: RetryPolicy,
         channels: int,
+        tracing: Wanted = None,
     ) -> None:
         if not target or "://" in target:
             raise InvalidInput(f"target is {target!r}; expected HOST:PORT, for instance 127.0.0.1:50051")
@@ -165,7 +102,8 @@ class Transport:
         self.retry = retry
         self._tls = TLS() if tls is True else tls or None
         self._credentials = self._tls.credentials() if self._tls is not None else None
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._tracing = Tracing(tracing, target=target, metadata=metadata)
         self._channels = channels
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
         self._limits: admin_pb2.Limits | None = None
@@ -195,9 +133,9 @@ class Transport:
             # A pool is several connections only if its channels do not share one.
             ("grpc.use_local_subchannel_pool", 1),
             # A restarted server is found again within our own pauses, which add up to 0.75 s at least; grpc's own
-            # would grow to 120 s, and every attempt within one fails at once.
+            # would grow to 120 s, and every attempt within one fails at once. Its third setting, of the least backoff,
+            # is left alone: against its name it is how long a connection may take to be made (20 s).
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 500),
         ]
         if self._tls is not None and self._tls.server_name_override:
@@ -235,25 +173,8 @@ class Transport:
     async def retrying(
         self, attempt: Callable[[float | None], Awaitable[T]], *, seconds: float | None, idempotent: bool
     ) -> T:
-        """Runs `attempt` until it succeeds, fails otherwise than by an unavailable server, or time is up.
-
-        Args:
-            attempt: Gets the seconds that are left, or None for no limit.
-            seconds: For all attempts together; None sets no limit.
-            idempotent: False allows one attempt.
-        """
-        loop = asyncio.get_running_loop()
-        end = None if seconds is None else loop.time() + seconds
-        failed = 0
-        while True:
-            try:
-                return await attempt(None if end is None else max(end - loop.time(), 0.001))
-            except (ServerUnavailable, StoreUnavailable):
-                failed += 1
-                pause = self.retry.pause_seconds(failed)
-                if not idempotent or failed >= self.retry.attempts or (end is not None and loop.time() + pause >= end):
-                    raise
-                await asyncio.sleep(pause)
+        """Runs `attempt` by the client's policy; see :func:`dmesr.retrying.retrying`."""
+        return await retrying(attempt, policy=self.retry, seconds=seconds, idempotent=idempotent)
 
     async def unary(self, rpc: Rpc[Req, Resp], request: Req, *, seconds: float | None = None) -> Resp:
         """One request, one response."""
@@ -265,10 +186,11 @@ class Transport:
                 request_serializer=rpc.request.SerializeToString,
                 response_deserializer=rpc.response.FromString,
             )
-            call = method(request, timeout=left, metadata=self._metadata)
-            async with self._errors(rpc.name, limit, call):
-                response: Resp = await call
-                return response
+            with self._tracing.call(rpc.name) as metadata:
+                call = method(request, timeout=left, metadata=metadata)
+                async with self._errors(rpc.name, limit, call):
+                    response: Resp = await call
+                    return response
 
         return await self.retrying(attempt, seconds=limit, idempotent=rpc.idempotent)
 
@@ -279,20 +201,42 @@ class Transport:
             request_serializer=rpc.request.SerializeToString,
             response_deserializer=rpc.decode or rpc.response.FromString,
         )
-        call = method(request, metadata=self._metadata)
-        seconds = self.timeout.stream_seconds
-        try:
-            responses = call.__aiter__()
-            while True:
-                async with self._errors(rpc.name, seconds, call):
-                    try:
-                        async with asyncio.timeout(seconds):
-                            response = await anext(responses)
-                    except StopAsyncIteration:
-                        return
-                yield response
-        finally:
-            call.cancel()
+        with self._tracing.call(rpc.name) as metadata:
+            call = method(request, metadata=metadata)
+            seconds = self.timeout.stream_seconds
+            try:
+                responses = call.__aiter__()
+                while True:
+                    async with self._errors(rpc.name, seconds, call):
+                        try:
+                            async with asyncio.timeout(seconds):
+                                response = await anext(responses)
+                        except StopAsyncIteration:
+                            return
+                    yield response
+            finally:
+                call.cancel()
+
+    def patient_stream(self, rpc: Rpc[Req, Resp], request: Req) -> AsyncGenerator[Resp, None]:
+        """As :meth:`stream`, but tried again while the server refuses to begin it for want of room."""
+        return self._patient(lambda: self.stream(rpc, request))
+
+    async def _patient(self, begin: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        failed = 0
+        begun = False
+        while True:
+            try:
+                async with contextlib.aclosing(begin()) as answers:
+                    async for answer in answers:
+                        begun = True
+                        yield answer
+                return
+            except Overloaded as error:
+                failed += 1
+                pause = self.retry.next_pause(failed, error)
+                if pause is None or begun:
+                    raise
+                await asyncio.sleep(pause)
 
     async def upload(self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[Req, None]) -> Resp:
         """Many requests, one response, at most `stream_seconds` for each step. Not tried again."""
@@ -300,24 +244,25 @@ class Transport:
         method: Any = self._channel().stream_unary(
             rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
         )
-        call = with_first_status(method(metadata=self._metadata))
-        seconds = self.timeout.stream_seconds
-        try:
-            async with contextlib.aclosing(requests):
-                async for request in requests:
-                    async with self._errors(rpc.name, seconds, call):
-                        try:
-                            async with asyncio.timeout(seconds):
-                                await call.write(request)
-                        except asyncio.InvalidStateError:
-                            break  # the server has answered before the end; the answer says why
-            async with self._errors(rpc.name, seconds, call):
-                async with asyncio.timeout(seconds):
-                    await call.done_writing()
-                    response: Resp = await call
-                return response
-        finally:
-            call.cancel()
+        with self._tracing.call(rpc.name) as metadata:
+            call = with_first_status(method(metadata=metadata))
+            seconds = self.timeout.stream_seconds
+            try:
+                async with contextlib.aclosing(requests):
+                    async for request in requests:
+                        async with self._errors(rpc.name, seconds, call):
+                            try:
+                                async with asyncio.timeout(seconds):
+                                    await call.write(request)
+                            except asyncio.InvalidStateError:
+                                break  # the server has answered before the end; the answer says why
+                async with self._errors(rpc.name, seconds, call):
+                    async with asyncio.timeout(seconds):
+                        await call.done_writing()
+                        response: Resp = await call
+                    return response
+            finally:
+                call.cancel()
 
     async def exchange(
         self, rpc: Rpc[Req, Resp], requests: AsyncGenerator[tuple[Req, Tag | None], None], *, window: int = _WINDOW
@@ -332,67 +277,80 @@ class Transport:
         Yields:
             The tag and its answer.
         """
+        sent = Resendable(requests)
+        try:
+            async with contextlib.aclosing(self._patient(lambda: self._exchange(rpc, sent, window))) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            await sent.close()
+
+    async def _exchange(
+        self, rpc: Rpc[Req, Resp], requests: Resendable[Req, Tag], window: int
+    ) -> AsyncGenerator[tuple[Tag, Resp], None]:
         method: Any = self._channel().stream_stream(  # Any: as above
             rpc.path,
             request_serializer=rpc.encode or rpc.request.SerializeToString,
             response_deserializer=rpc.response.FromString,
         )
-        call = with_first_status(method(metadata=self._metadata))
-        seconds = self.timeout.stream_seconds
-        unanswered: asyncio.Queue[tuple[Tag] | None] = asyncio.Queue()
-        room = asyncio.Semaphore(window)
-        cut_short = False
+        with self._tracing.call(rpc.name) as metadata:
+            call = with_first_status(method(metadata=metadata))
+            seconds = self.timeout.stream_seconds
+            unanswered: asyncio.Queue[tuple[Tag] | None] = asyncio.Queue()
+            room = asyncio.Semaphore(window)
+            cut_short = False
 
-        async def send() -> None:
+            async def send() -> None:
+                try:
+                    async with contextlib.aclosing(requests.each()) as each:
+                        async for request, tag in each:
+                            if tag is not None:
+                                await room.acquire()
+                            async with self._errors(rpc.name, seconds, call):
+                                async with asyncio.timeout(seconds):
+                                    await call.write(request)
+                            if tag is not None:
+                                unanswered.put_nowait((tag,))
+                    await call.done_writing()
+                except asyncio.InvalidStateError:
+                    # The call has ended with requests left: a status may still tell why, but it is not well.
+                    nonlocal cut_short
+                    cut_short = True
+                finally:
+                    unanswered.put_nowait(None)
+
+            sender = asyncio.create_task(send())
             try:
-                async with contextlib.aclosing(requests):
-                    async for request, tag in requests:
-                        if tag is not None:
-                            await room.acquire()
-                        async with self._errors(rpc.name, seconds, call):
+                responses = call.__aiter__()
+                while (tagged := await unanswered.get()) is not None:
+                    async with self._errors(rpc.name, seconds, call):
+                        try:
                             async with asyncio.timeout(seconds):
-                                await call.write(request)
-                        if tag is not None:
-                            unanswered.put_nowait((tag,))
-                await call.done_writing()
-            except asyncio.InvalidStateError:
-                # The call has ended with requests left: a status may still tell why, but it is not well.
-                nonlocal cut_short
-                cut_short = True
-            finally:
-                unanswered.put_nowait(None)
-
-        sender = asyncio.create_task(send())
-        try:
-            responses = call.__aiter__()
-            while (tagged := await unanswered.get()) is not None:
+                                response = await anext(responses)
+                        except StopAsyncIteration:
+                            raise _cut_short(rpc, self.target) from None
+                    room.release()
+                    requests.answered()
+                    yield tagged[0], response
+                await sender
                 async with self._errors(rpc.name, seconds, call):
-                    try:
-                        async with asyncio.timeout(seconds):
-                            response = await anext(responses)
-                    except StopAsyncIteration:
-                        raise _cut_short(rpc, self.target) from None
-                room.release()
-                yield tagged[0], response
-            await sender
-            async with self._errors(rpc.name, seconds, call):
-                async with asyncio.timeout(seconds):
-                    async for _ in responses:
-                        cut_short = True
-            if cut_short:
-                raise _cut_short(rpc, self.target)
-        except (DmesrError, asyncio.CancelledError):
-            # When sending is what failed (the user's generator raised), the reading end fails only as a consequence.
-            task = asyncio.current_task()
-            if sender.done() and not (task is not None and task.cancelling()):
-                failure = None if sender.cancelled() else sender.exception()
-                if failure is not None:
-                    raise failure from None
-            raise
-        finally:
-            sender.cancel()
-            call.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+                    async with asyncio.timeout(seconds):
+                        async for _ in responses:
+                            cut_short = True
+                if cut_short:
+                    raise _cut_short(rpc, self.target)
+            except (DmesrError, asyncio.CancelledError):
+                # When sending is what failed (the user's generator raised), reading fails only as a consequence.
+                task = asyncio.current_task()
+                if sender.done() and not (task is not None and task.cancelling()):
+                    failure = None if sender.cancelled() else sender.exception()
+                    if failure is not None:
+                        raise failure from None
+                raise
+            finally:
+                sender.cancel()
+                call.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
 
     async def limits(self) -> admin_pb2.Limits:
         """The server's limits, asked for once."""

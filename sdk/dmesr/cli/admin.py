@@ -14,7 +14,7 @@ from .options import command, group
 
 store = group(
     "store",
-    "Look into the store, compact it, copy it.",
+    "Look into the store, check it, compact it, copy it.",
     examples=["dmesr-cli store stats --catalog films", "dmesr-cli store snapshot monday"],
 )
 server = group("server", "Ask what the server is.", examples=["dmesr-cli server info"])
@@ -62,6 +62,40 @@ def compact(ctx: typer.Context) -> None:
         )
 
     show(ctx, done, people)
+
+
+@command(
+    store,
+    "check",
+    examples=["dmesr-cli store check", "dmesr-cli store check --about films --quick", "dmesr-cli store check --json"],
+    catalog=False,
+)
+def check(
+    ctx: typer.Context,
+    about: Annotated[str, typer.Option(help="Only this catalog; all of them when not given.")] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Follow pointers and count rows; read no vectors, pictures or models.")
+    ] = False,
+) -> None:
+    """Look for what is damaged, missing or left over, while calls go on; changes nothing. Exits with 1 on a fault."""
+    with connected(ctx) as client:
+        report = client.admin.check_store(catalog=about, quick=quick)
+
+    def people() -> None:
+        for one in report.findings:
+            place = f"{one.catalog} {one.place}".strip()
+            print_line(f"{one.severity.value.lower()} {one.kind} in {place}: {one.problem}")
+            print_line(f"  {one.count}: {', '.join(one.examples)}" + (", …" if one.count > len(one.examples) else ""))
+            print_line(f"  to do: {one.remedy}")
+        faults = sum(one.severity.value == "FAULT" for one in report.findings)
+        print_line(
+            f"{report.catalogs} catalogs, {report.tables} tables, {report.rows} rows, {report.models} models: "
+            f"{faults} faults, {len(report.findings) - faults} leftovers"
+        )
+
+    show(ctx, report, people)
+    if not report.sound:
+        raise typer.Exit(1)
 
 
 @command(

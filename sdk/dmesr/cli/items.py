@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,8 +110,10 @@ def import_(
         raise typer.BadParameter("name files, or a dataset by --dataset, and not both", param_hint="FILE")
     check_rejects_file(rejects)
     rows: Iterator[dmesr.Item | dmesr.RejectedRow]
+    domain = ""  # what an item is; only a dataset knows
     if dataset:
-        rows = _dataset_items(dataset, data)
+        found = _dataset(dataset, data)
+        domain, rows = found.domain, found.items()
     else:
         mapping = ColumnMapping(
             item_id=id,
@@ -131,6 +133,8 @@ def import_(
         summary = client.items.upsert(
             rows, progress=lambda so_far: tell(so_far.rows, note=f"{len(so_far.rejected):,} rejected")
         )
+        if domain:
+            _tell_domain(client, domain)
     report_rejects(ctx, summary, noun="row", file=rejects, strict=strict)
 
 
@@ -147,7 +151,18 @@ def _attributes(given: list[str] | None) -> dict[str, str] | None:
     return attributes
 
 
-def _dataset_items(name: str, data: Path | None) -> Iterator[dmesr.Item]:
+def _tell_domain(client: dmesr.Client, domain: str) -> None:
+    """Says so where the catalog calls its items something else than the dataset does."""
+    for catalog in client.admin.list_catalogs():
+        if catalog.name == client.catalog_name and catalog.domain != domain:
+            say(
+                f"note: the descriptions will call each of these a {catalog.domain!r}, as the catalog {catalog.name} "
+                f"does; to have them called a {domain!r}, import them into one that was created with --domain "
+                f"{domain!r}"
+            )
+
+
+def _dataset(name: str, data: Path | None) -> Any:
     # Found by name, as the trainer's commands are: the SDK does not import it.
     from importlib import import_module
 
@@ -155,7 +170,7 @@ def _dataset_items(name: str, data: Path | None) -> Iterator[dmesr.Item]:
         datasets = import_module("dmesr_trainer.datasets")
     except ModuleNotFoundError as error:
         fail(f"--dataset needs the trainer extra (no module {error.name!r}): pip install 'dmesr[trainer]'", code=2)
-    return cast("Iterator[dmesr.Item]", datasets.load(name, data=data).items())
+    return datasets.load(name, data=data)
 
 
 @command(app, "list", examples=["dmesr-cli items list", "dmesr-cli items list --limit 5 --json | jq '.[].item_id'"])

@@ -46,6 +46,29 @@ from typing import (
 
 DESCRIPTOR: FileDescriptor
 
+class _FindingSeverity:
+    ValueType = NewType("ValueType", int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FindingSeverityEnumTypeWrapper(_EnumTypeWrapper[_FindingSeverity.ValueType], type):
+    DESCRIPTOR: EnumDescriptor
+    FINDING_SEVERITY_UNSPECIFIED: _FindingSeverity.ValueType  # 0
+    """Not set."""
+    FINDING_SEVERITY_FAULT: _FindingSeverity.ValueType  # 1
+    """Something is lost, wrong, or points to what is not there."""
+    FINDING_SEVERITY_LEFTOVER: _FindingSeverity.ValueType  # 2
+    """Nothing points to it any more: it costs disk and nothing else."""
+
+class FindingSeverity(_FindingSeverity, metaclass=_FindingSeverityEnumTypeWrapper):
+    """How bad a finding is."""
+
+FINDING_SEVERITY_UNSPECIFIED: FindingSeverity.ValueType  # 0
+"""Not set."""
+FINDING_SEVERITY_FAULT: FindingSeverity.ValueType  # 1
+"""Something is lost, wrong, or points to what is not there."""
+FINDING_SEVERITY_LEFTOVER: FindingSeverity.ValueType  # 2
+"""Nothing points to it any more: it costs disk and nothing else."""
+
 class _TokenScope:
     ValueType = NewType("ValueType", int)
     V: typing_extensions.TypeAlias = ValueType
@@ -384,7 +407,9 @@ class TableStats(Message):
     version: int
     """Its version."""
     bytes: int
-    """Bytes on disk, old versions included; 0 where the store is not a local folder."""
+    """Bytes on disk, old versions and indexes included; where the store is no local folder, about what the
+    newest version's rows take.
+    """
     files: int
     """Files on disk; 0 where the store is not a local folder."""
     versions: int
@@ -569,6 +594,129 @@ class SnapshotStoreResponse(Message):
     ) -> None: ...
     def HasField(self, field_name: Literal["snapshot", b"snapshot"]) -> bool: ...
     def ClearField(self, field_name: Literal["snapshot", b"snapshot", "step", b"step"]) -> None: ...
+
+@final
+class CheckStoreRequest(Message):
+    """What to check."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOG_FIELD_NUMBER: int
+    QUICK_FIELD_NUMBER: int
+    catalog: str
+    """Only this catalog; all of them when empty."""
+    quick: bool
+    """Follow pointers and count rows, but read neither vectors nor pictures nor the contents of models' files."""
+    def __init__(
+        self,
+        *,
+        catalog: str = ...,
+        quick: bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "quick", b"quick"]) -> None: ...
+
+@final
+class StoreFinding(Message):
+    """Something that a check has found."""
+
+    DESCRIPTOR: Descriptor
+
+    KIND_FIELD_NUMBER: int
+    SEVERITY_FIELD_NUMBER: int
+    CATALOG_FIELD_NUMBER: int
+    PLACE_FIELD_NUMBER: int
+    COUNT_FIELD_NUMBER: int
+    EXAMPLES_FIELD_NUMBER: int
+    PROBLEM_FIELD_NUMBER: int
+    REMEDY_FIELD_NUMBER: int
+    kind: str
+    """What it is, in UPPER_SNAKE, for instance "ORPHAN_ROWS"; docs/operations.md lists them."""
+    severity: FindingSeverity.ValueType
+    """How bad it is."""
+    catalog: str
+    """The catalog; empty where it is about none."""
+    place: str
+    """The table, model, alias, job or folder."""
+    count: int
+    """How many rows, files or records."""
+    problem: str
+    """What is wrong, in a sentence."""
+    remedy: str
+    """What to do."""
+    @property
+    def examples(self) -> RepeatedScalarFieldContainer[str]:
+        """Some of them."""
+
+    def __init__(
+        self,
+        *,
+        kind: str = ...,
+        severity: FindingSeverity.ValueType = ...,
+        catalog: str = ...,
+        place: str = ...,
+        count: int = ...,
+        examples: Iterable[str] | None = ...,
+        problem: str = ...,
+        remedy: str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalog", b"catalog", "count", b"count", "examples", b"examples", "kind", b"kind", "place", b"place", "problem", b"problem", "remedy", b"remedy", "severity", b"severity"]) -> None: ...
+
+@final
+class StoreReport(Message):
+    """What a check has looked at and found."""
+
+    DESCRIPTOR: Descriptor
+
+    CATALOGS_FIELD_NUMBER: int
+    TABLES_FIELD_NUMBER: int
+    ROWS_FIELD_NUMBER: int
+    MODELS_FIELD_NUMBER: int
+    FINDINGS_FIELD_NUMBER: int
+    catalogs: int
+    """Catalogs that were looked at."""
+    tables: int
+    """Tables of them that could be read."""
+    rows: int
+    """Their rows."""
+    models: int
+    """Models whose files were looked at."""
+    @property
+    def findings(self) -> RepeatedCompositeFieldContainer[StoreFinding]:
+        """What was found, faults first."""
+
+    def __init__(
+        self,
+        *,
+        catalogs: int = ...,
+        tables: int = ...,
+        rows: int = ...,
+        models: int = ...,
+        findings: Iterable[StoreFinding] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: Literal["catalogs", b"catalogs", "findings", b"findings", "models", b"models", "rows", b"rows", "tables", b"tables"]) -> None: ...
+
+@final
+class CheckStoreResponse(Message):
+    """How it goes on: a sign of life every few seconds, and the report in the last message."""
+
+    DESCRIPTOR: Descriptor
+
+    STEP_FIELD_NUMBER: int
+    REPORT_FIELD_NUMBER: int
+    step: str
+    """What is being done."""
+    @property
+    def report(self) -> StoreReport:
+        """The report; set in the last message only."""
+
+    def __init__(
+        self,
+        *,
+        step: str = ...,
+        report: StoreReport | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["report", b"report"]) -> bool: ...
+    def ClearField(self, field_name: Literal["report", b"report", "step", b"step"]) -> None: ...
 
 @final
 class Token(Message):

@@ -50,6 +50,11 @@ class AdminServiceStub(object):
                 request_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
                 response_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
                 )
+        self.CheckStore = channel.unary_stream(
+                '/dmesr.v1.AdminService/CheckStore',
+                request_serializer=dmesr_dot_v1_dot_admin__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=dmesr_dot_v1_dot_admin__pb2.CheckStoreResponse.FromString,
+                )
         self.CreateToken = channel.unary_unary(
                 '/dmesr.v1.AdminService/CreateToken',
                 request_serializer=dmesr_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
@@ -125,6 +130,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckStore(self, request, context):
+        """Looks for what is damaged, missing or left over in the stores, while calls go on. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateToken(self, request, context):
         """Makes a bearer token. The answer is the only place where it can ever be read.
         """
@@ -190,6 +202,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SnapshotStore,
                     request_deserializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.FromString,
                     response_serializer=dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=dmesr_dot_v1_dot_admin__pb2.CheckStoreRequest.FromString,
+                    response_serializer=dmesr_dot_v1_dot_admin__pb2.CheckStoreResponse.SerializeToString,
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
@@ -338,6 +355,23 @@ class AdminService(object):
         return grpc.experimental.unary_stream(request, target, '/dmesr.v1.AdminService/SnapshotStore',
             dmesr_dot_v1_dot_admin__pb2.SnapshotStoreRequest.SerializeToString,
             dmesr_dot_v1_dot_admin__pb2.SnapshotStoreResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/dmesr.v1.AdminService/CheckStore',
+            dmesr_dot_v1_dot_admin__pb2.CheckStoreRequest.SerializeToString,
+            dmesr_dot_v1_dot_admin__pb2.CheckStoreResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

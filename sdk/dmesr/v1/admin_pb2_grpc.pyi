@@ -13,6 +13,8 @@ from collections.abc import (
     Iterator,
 )
 from dmesr.v1.admin_pb2 import (
+    CheckStoreRequest,
+    CheckStoreResponse,
     CompactStoreRequest,
     CompactStoreResponse,
     CreateCatalogRequest,
@@ -108,6 +110,12 @@ class AdminServiceStub:
     ]
     """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
 
+    CheckStore: UnaryStreamMultiCallable[
+        CheckStoreRequest,
+        CheckStoreResponse,
+    ]
+    """Looks for what is damaged, missing or left over in the stores, while calls go on. Changes nothing."""
+
     CreateToken: UnaryUnaryMultiCallable[
         CreateTokenRequest,
         CreateTokenResponse,
@@ -176,6 +184,12 @@ class AdminServiceAsyncStub:
         SnapshotStoreResponse,
     ]
     """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
+
+    CheckStore: UnaryStreamMultiCallable[
+        CheckStoreRequest,
+        CheckStoreResponse,
+    ]
+    """Looks for what is damaged, missing or left over in the stores, while calls go on. Changes nothing."""
 
     CreateToken: UnaryUnaryMultiCallable[
         CreateTokenRequest,
@@ -259,6 +273,14 @@ class AdminServiceServicer(metaclass=ABCMeta):
         context: _ServicerContext,
     ) -> Union[Iterator[SnapshotStoreResponse], AsyncIterator[SnapshotStoreResponse]]:
         """Copies all catalogs, the control database and the models into a folder on the server, while calls go on."""
+
+    @abstractmethod
+    def CheckStore(
+        self,
+        request: CheckStoreRequest,
+        context: _ServicerContext,
+    ) -> Union[Iterator[CheckStoreResponse], AsyncIterator[CheckStoreResponse]]:
+        """Looks for what is damaged, missing or left over in the stores, while calls go on. Changes nothing."""
 
     @abstractmethod
     def CreateToken(

@@ -67,9 +67,17 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     ERROR_REASON_PICTURE_UNREADABLE: _ErrorReason.ValueType  # 34
     """The bytes are not a picture in a format that the server reads, or are cut short."""
     ERROR_REASON_PICTURE_URI_NOT_ALLOWED: _ErrorReason.ValueType  # 35
-    """The URI does not lie under a folder that the server's configuration allows."""
+    """The URI is none that the server's configuration allows: a file under no allowed folder, a host, port or scheme that
+    is not listed, credentials in it, or an address that is not public.
+    """
     ERROR_REASON_PICTURE_FILE_NOT_FOUND: _ErrorReason.ValueType  # 36
     """The URI lies under an allowed folder, but there is no such file."""
+    ERROR_REASON_PICTURE_FETCH_FAILED: _ErrorReason.ValueType  # 37
+    """The host of the URI is allowed, but did not give a picture: it cannot be reached, takes too long, answers an error or
+    something that is no picture. The item keeps the picture that it had. Send it again later.
+    """
+    ERROR_REASON_PICTURE_DECODER_FAILED: _ErrorReason.ValueType  # 38
+    """The process that decodes pictures crashed over this one, or needed too much time or memory."""
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No such job. NOT_FOUND."""
     ERROR_REASON_JOB_STATE: _ErrorReason.ValueType  # 41
@@ -134,6 +142,14 @@ class _ErrorReasonEnumTypeWrapper(_EnumTypeWrapper[_ErrorReason.ValueType], type
     """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
     ERROR_REASON_READ_ONLY: _ErrorReason.ValueType  # 85
     """The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 86
+    """The server has as much work of this kind as it takes at a time. RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`:
+    try again after its `retry_delay`. Nothing of the call was begun.
+    """
+    ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 87
+    """Nothing moved in a stream for longer than the server allows: the client sent nothing, or did not take what was
+    sent. ABORTED. What was answered before stays done.
+    """
     ERROR_REASON_OUT_OF_SCOPE: _ErrorReason.ValueType  # 90
     """The token is valid but does not allow the call: its scope is too small, or the catalog is none of its own.
     PERMISSION_DENIED, with `needed_scope` and `catalog` in metadata.
@@ -186,9 +202,17 @@ ERROR_REASON_PICTURE_TOO_MANY_PIXELS: ErrorReason.ValueType  # 33
 ERROR_REASON_PICTURE_UNREADABLE: ErrorReason.ValueType  # 34
 """The bytes are not a picture in a format that the server reads, or are cut short."""
 ERROR_REASON_PICTURE_URI_NOT_ALLOWED: ErrorReason.ValueType  # 35
-"""The URI does not lie under a folder that the server's configuration allows."""
+"""The URI is none that the server's configuration allows: a file under no allowed folder, a host, port or scheme that
+is not listed, credentials in it, or an address that is not public.
+"""
 ERROR_REASON_PICTURE_FILE_NOT_FOUND: ErrorReason.ValueType  # 36
 """The URI lies under an allowed folder, but there is no such file."""
+ERROR_REASON_PICTURE_FETCH_FAILED: ErrorReason.ValueType  # 37
+"""The host of the URI is allowed, but did not give a picture: it cannot be reached, takes too long, answers an error or
+something that is no picture. The item keeps the picture that it had. Send it again later.
+"""
+ERROR_REASON_PICTURE_DECODER_FAILED: ErrorReason.ValueType  # 38
+"""The process that decodes pictures crashed over this one, or needed too much time or memory."""
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 40
 """No such job. NOT_FOUND."""
 ERROR_REASON_JOB_STATE: ErrorReason.ValueType  # 41
@@ -253,6 +277,14 @@ ERROR_REASON_SNAPSHOT_REFUSED: ErrorReason.ValueType  # 84
 """The snapshot cannot be made: its name is taken, or the store is not of a kind that can be copied. FAILED_PRECONDITION."""
 ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 85
 """The server is a read-only replica: write to the server that it follows. FAILED_PRECONDITION."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 86
+"""The server has as much work of this kind as it takes at a time. RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`:
+try again after its `retry_delay`. Nothing of the call was begun.
+"""
+ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 87
+"""Nothing moved in a stream for longer than the server allows: the client sent nothing, or did not take what was
+sent. ABORTED. What was answered before stays done.
+"""
 ERROR_REASON_OUT_OF_SCOPE: ErrorReason.ValueType  # 90
 """The token is valid but does not allow the call: its scope is too small, or the catalog is none of its own.
 PERMISSION_DENIED, with `needed_scope` and `catalog` in metadata.

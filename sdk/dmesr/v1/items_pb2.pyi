@@ -115,7 +115,9 @@ class PictureRef(Message):
     sha256: str
     """Lower-case hex sha256 of a picture that UploadPictures brought or will be found on the server."""
     uri: str
-    """A file:// URI or path under a folder that the server's configuration allows."""
+    """A file:// URI or path under a folder that the server's configuration allows, or an http(s) URI of a host that it
+    allows; the server reads it before it answers.
+    """
     keep: bool
     """Keep whatever picture the item has now."""
     def __init__(
@@ -226,7 +228,9 @@ class RowResult(Message):
 
     @property
     def picture_problem(self) -> RowProblem:
-        """Set when the row was taken but its picture was not; the item then stands without a picture."""
+        """Set when the row was taken but its picture was not; the item then stands without a picture, or, where fetching it
+        failed (PICTURE_FETCH_FAILED), with the one that it had.
+        """
 
     def __init__(
         self,
