@@ -36,6 +36,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from dmesr_server import preflight
 from dmesr_server.api import embeddings
 from dmesr_server.api.admin import AdminServicer
+from dmesr_server.api.admission import Admission, AdmissionLayer, most_threads
 from dmesr_server.api.audit_trail import AuditTrail
 from dmesr_server.api.auto_enrichment import AutoEnrichment
 from dmesr_server.api.calls import CallLayer
@@ -43,6 +44,8 @@ from dmesr_server.api.credentials import TokenBook
 from dmesr_server.api.embeddings import EmbeddingServicer
 from dmesr_server.api.enrichment import EnrichmentServicer
 from dmesr_server.api.gate import GateLayer
+from dmesr_server.api.grouping import Room
+from dmesr_server.api.intake import Intake, IntakeProbe
 from dmesr_server.api.items import ItemServicer
 from dmesr_server.api.layers import LayeredHandlers
 from dmesr_server.api.models import ModelServicer
@@ -56,6 +59,8 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.health import Health
 from dmesr_server.lifecycle import announce, retract, stop_signal
 from dmesr_server.machine_folder import machine_folder
+from dmesr_server.pictures.decoders import Decoders
+from dmesr_server.pictures.fetching import Fetcher
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.index_keeper import IndexKeeper
@@ -65,17 +70,20 @@ from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.query_encoding import QueryEncoder
 from dmesr_server.store import Store
 from dmesr_server.supervisor import EnricherSupervisor
+from dmesr_server.telemetry import traces
+from dmesr_server.telemetry.call_spans import tracing
 from dmesr_server.telemetry.calls import measuring
 from dmesr_server.telemetry.port import served_metrics
 from dmesr_server.upkeep.housekeeper import Housekeeper
+from dmesr_server.upkeep.migrating import bring_up_to_date
 from dmesr_server.worker import WorkerLine
 
 _LOG = logging.getLogger(__name__)
-#: Threads for blocking work of all calls. More than cores: most of them wait for a disk.
-_WORKERS = 16
 #: Messages up to this many times the limit reach the server's own check, which answers with a reason and the sizes;
 #: gRPC itself would only say RESOURCE_EXHAUSTED.
 _MESSAGE_ROOM = 4
+_PENDING_CALLS = 10_000  # that our code has not looked at yet
+_KEEPALIVE_MS = 60_000
 _KEPT_BLOCK_BYTES = 31 * 1024 * 1024  # just below the largest that glibc adapts to
 
 
@@ -95,7 +103,7 @@ async def run(
         ServiceError: The store or the control database cannot be used.
     """
     asyncio.get_running_loop().set_default_executor(
-        ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="dmesr-call")
+        ThreadPoolExecutor(max_workers=most_threads(config.admission), thread_name_prefix="dmesr-call")
     )
     # glibc gives a large block back to the system when it is freed, and pays for its pages anew each time: in bulk
     # reads as much as for the copying. Once a block of this size was freed, it keeps blocks up to it for the next one.
@@ -119,7 +127,11 @@ async def _serve(
     parts = await asyncio.to_thread(_parts, config, folder, line)
     exposed = ExitStack()
     try:
-        server, health = _server(parts, shared_port=line is not None)
+        exposed.enter_context(traces.exported(config, process="dmesr-server"))
+        intake = Intake(most_seconds=config.admission.intake_seconds)
+        server, health = _server(parts, intake, shared_port=line is not None)
+        probe = IntakeProbe(intake)
+        probe.bind(server)
         port = _bind(server, config.server)
         supervisor = EnricherSupervisor(config) if enricher and not config.server.read_only else None
         if config.server.metrics_port is not None and (line is None or line.number == 0):
@@ -128,6 +140,7 @@ async def _serve(
         background = [
             asyncio.create_task(parts.serving.run(), name="serving"),
             asyncio.create_task(health.run(), name="health"),
+            asyncio.create_task(probe.run(), name="intake"),
         ]
         if parts.tokens.needed:
             background.append(asyncio.create_task(parts.tokens.run(), name="tokens"))
@@ -154,6 +167,7 @@ async def _serve(
             await asyncio.gather(draining, *background, return_exceptions=True)
             _LOG.info("stopped")
     finally:
+        await parts.fetcher.close()
         await asyncio.to_thread(exposed.close)
         await asyncio.to_thread(_close, parts, ready_file)
 
@@ -168,7 +182,8 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
         read_only=read_only,
     )
     control = Control(config.store.resolved_control_url, read_only=read_only)
-    control.migrate()
+    owner = f"api-{socket.gethostname()}-{os.getpid()}"
+    bring_up_to_date(store=store, control=control, owner=owner)
     if not read_only:
         control.catalogs.ensure_default()
     tokens = TokenBook(
@@ -180,7 +195,6 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
     tokens.refresh()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
-    owner = f"api-{socket.gethostname()}-{os.getpid()}"
     adaptation = Adaptation(store=store, control=control, config=config.serving, owner=owner)
     return Parts(
         config=config,
@@ -200,6 +214,11 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
         auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
         neighbours=Neighbours(folder / "matrices"),
         query_encoder=QueryEncoder(run_folder(config.store.folder)),
+        decoders=Decoders(
+            config=config.pictures.decoding,
+            workers=config.pictures.decoding.workers,
+        ),
+        fetcher=Fetcher(config=config.pictures.fetching, max_picture_bytes=config.limits.max_picture_bytes),
         housekeeper=Housekeeper(
             store=store,
             control=control,
@@ -208,6 +227,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
             owner=owner,
         ),
         tokens=tokens,
+        upload_room=Room(config.admission.upload_bytes),
         worker=0 if line is None else line.number,
         keeps_house=keeps_house,
     )
@@ -228,18 +248,22 @@ def _index_keeper(parts: Parts) -> IndexKeeper:
 def _close(parts: Parts, ready_file: Path | None) -> None:
     retract(ready_file)
     parts.neighbours.close()
+    parts.decoders.close()
     parts.control.close()
     parts.store.close()
 
 
-def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Health]:
+def _server(parts: Parts, intake: Intake, *, shared_port: bool) -> tuple[grpc.aio.Server, Health]:
     config = parts.config
     trail = AuditTrail(control=parts.control)
+    gate = GateLayer(config=config.server, book=parts.tokens, trail=trail, control=parts.control)
     layers = LayeredHandlers(
         [
+            *tracing(),
             *measuring(),
-            CallLayer(max_message_bytes=config.limits.max_message_bytes),
-            GateLayer(config=config.server, book=parts.tokens, trail=trail, control=parts.control),
+            CallLayer(max_message_bytes=config.limits.max_message_bytes, idle_seconds=config.admission.idle_seconds),
+            AdmissionLayer(Admission(config.admission, intake=intake), knows=gate.knows),
+            gate,
             *([only_reading] if config.server.read_only else []),
         ]
     )
@@ -249,6 +273,13 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Health
             ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_receive_message_length", _MESSAGE_ROOM * config.limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # held by CallLayer, with a reason
+            # Beyond this gRPC ends calls by itself, CANCELLED and without a reason. Its own bound is a thousand.
+            ("grpc.server.max_pending_requests", _PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS),
+            # A peer whose machine has gone is noticed, and what was to be sent to it let go of.
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+            *_connection_age(config.admission.connection_seconds),
         ],
     )
     registrar: Any = layers  # the generated types know only the other kind of server
@@ -264,7 +295,7 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Health
         for file in (admin_pb2, embeddings_pb2, enrichment_pb2, items_pb2, models_pb2, recommendations_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     ]
-    health = Health(services=names, store=parts.store, control=parts.control)
+    health = Health(services=names, store=parts.store, control=parts.control, written=_written_folders(parts))
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, registrar)
     if config.server.reflection:
         shown = (*names, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -272,6 +303,23 @@ def _server(parts: Parts, *, shared_port: bool) -> tuple[grpc.aio.Server, Health
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, registrar)
     server.add_generic_rpc_handlers((layers,))
     return server, health
+
+
+def _written_folders(parts: Parts) -> list[Path]:
+    """The folders that the server writes to, as far as they are on this machine."""
+    config = parts.config
+    if config.server.read_only:
+        return []
+    folders = [config.store.folder, parts.control.folder]
+    return [folder for folder in folders if folder is not None]
+
+
+def _connection_age(seconds: float) -> list[tuple[str, int]]:
+    """Ends what nothing else can: gRPC keeps the last message of a stream whose client never reads it."""
+    milliseconds = min(round(seconds * 1_000), 2**31 - 1)
+    if not milliseconds:
+        return []
+    return [("grpc.max_connection_age_ms", milliseconds), ("grpc.max_connection_age_grace_ms", milliseconds)]
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:

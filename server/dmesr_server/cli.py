@@ -119,12 +119,13 @@ def enricher(
     """
     settings = _settings(config, {"store.uri": store, "enrichment.describer": describer, "log_level": log_level})
     from dmesr_server import enricher as process
+    from dmesr_server.preflight import StartError
 
     try:
         with metrics.shared(settings.server):
             process.run(settings)
-    except ServiceError as error:
-        _fail(error.message)
+    except (StartError, ServiceError) as error:
+        _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

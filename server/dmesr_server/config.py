@@ -13,6 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dmesr_server.cores import usable_cores
+from dmesr_server.pictures.settings import PicturesConfig
+
 BUNDLED_ENCODER = "bundled:all-MiniLM-L6-v2"
 
 
@@ -199,7 +202,7 @@ class EnrichmentConfig(_Section):
     auto: bool = False  # every upsert starts enrichment by itself
     batch_items: int = Field(default=256, ge=1, le=4096)  # items worked on at a time: bounds the memory
     concurrency: int = Field(default=8, ge=1)  # descriptions in flight within a batch
-    picture_workers: int = Field(default=2, ge=1)  # threads that decode pictures
+    picture_workers: int = Field(default=2, ge=1)  # processes that decode pictures
     poll_seconds: float = Field(default=0.5, gt=0)  # how often an idle enricher looks for a job
     lease_seconds: float = Field(default=10.0, ge=0.5)  # a job whose enricher is silent this long is taken over
 
@@ -227,6 +230,48 @@ class LimitsConfig(_Section):
     max_histories_per_call: int = Field(default=1_000, ge=1)
 
 
+class TelemetryConfig(_Section):
+    """Traces by OpenTelemetry. What is not set here is taken from OpenTelemetry's own variables (`OTEL_…`)."""
+
+    traces: bool | None = None  # not set: where otlp_endpoint or one of OpenTelemetry's variables names a receiver
+    #: Of the collector, for instance http://127.0.0.1:4317.
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    #: Of the traces that begin here; those that callers began go on as they decided.
+    sample_ratio: float | None = Field(default=None, ge=0, le=1)
+    job_steps: int = Field(default=1_000, ge=0)  # spans of one job, beside its own
+
+
+class AdmissionConfig(_Section):
+    """How much work one API process takes at a time. What is beyond is refused (OVERLOADED) with a hint when to return.
+
+    Of each kind: how many calls run at a time, and how many more may wait for that. Which call is of which kind:
+    docs/operations.md.
+    """
+
+    recommendations_running: int = Field(default=256, ge=1)  # handed on to be answered in the next batches
+    recommendations_waiting: int = Field(default=256, ge=0)
+    reads_running: int = Field(default=16, ge=1)  # calls in threads, and threads for streams that read
+    reads_waiting: int = Field(default=256, ge=0)
+    #: Calls in threads that do much arithmetic or look at every row. More than there are cores are in each other's way.
+    searches_running: int = Field(default_factory=lambda: min(max(usable_cores(), 2), 8), ge=1)
+    searches_waiting: int = Field(default=64, ge=0)
+    encodings_running: int = Field(default=128, ge=1)  # searches by a text, which an enricher encodes many at a time
+    encodings_waiting: int = Field(default=128, ge=0)
+    writes_running: int = Field(default=4, ge=1)  # calls in threads, and threads for streams that write
+    writes_waiting: int = Field(default=128, ge=0)
+    uploads_running: int = Field(default=16, ge=1)  # open streams
+    uploads_waiting: int = Field(default=128, ge=0)
+    upload_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)  # of items and vectors that all hold unwritten
+    downloads_running: int = Field(default=32, ge=1)  # open streams; each holds 16 MiB at most, or a picture
+    downloads_waiting: int = Field(default=64, ge=0)
+    watches_running: int = Field(default=256, ge=1)  # open streams that tell of a job
+    watches_waiting: int = Field(default=0, ge=0)
+    wait_seconds: float = Field(default=2.0, gt=0)  # who has waited so long is refused too
+    intake_seconds: float = Field(default=2.0, gt=0)  # calls wait longer to be seen: a growing share is refused
+    idle_seconds: float = Field(default=60.0, gt=0)  # a stream whose client neither sends nor takes anything is ended
+    connection_seconds: float = Field(default=3600.0, ge=0)  # then clients connect anew, calls get as long; 0: never
+
+
 class Config(BaseSettings):
     """All of the server's settings."""
 
@@ -236,7 +281,10 @@ class Config(BaseSettings):
     store: StoreConfig = StoreConfig()
     enrichment: EnrichmentConfig = EnrichmentConfig()
     serving: ServingConfig = ServingConfig()
+    pictures: PicturesConfig = PicturesConfig()
     limits: LimitsConfig = LimitsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: an object a line, with the ids of request and job
 

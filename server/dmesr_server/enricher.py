@@ -33,10 +33,12 @@ from dmesr_server.enrichment.query_service import QueryService
 from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
 from dmesr_server.errors import ServiceError
-from dmesr_server.preflight import StartError
+from dmesr_server.pictures.decoders import Decoders
+from dmesr_server.preflight import StartError, check_traces
 from dmesr_server.store import Store
-from dmesr_server.telemetry import logs, metrics
+from dmesr_server.telemetry import logs, metrics, traces
 from dmesr_server.telemetry.port import served_metrics
+from dmesr_server.upkeep.migrating import bring_up_to_date
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 16  # for blocking calls; most of them wait for a disk
@@ -53,16 +55,19 @@ def run(config: Config, *, parent_fd: int | None = None) -> None:
         parent_fd: The read end of a pipe that only the parent holds open; the process ends when it closes.
 
     Raises:
+        StartError: The port of the metrics cannot be used, or the packages for traces are missing.
         ServiceError: STORE_UNAVAILABLE when the stores cannot be opened.
     """
+    check_traces(config)
     keep = timedelta(seconds=config.store.keep_versions_seconds)
     store = Store(uri=config.store.uri, keep_versions=keep, tidied=True)
     control = Control(config.store.resolved_control_url)
     exposed = contextlib.ExitStack()
     try:
-        control.migrate()
+        bring_up_to_date(store=store, control=control, owner=f"enricher-{socket.gethostname()}-{os.getpid()}")
         if config.server.metrics_port is not None and parent_fd is None:  # else the parent's port tells ours too
             exposed.enter_context(served_metrics(config.server, store=store, control=control))
+        exposed.enter_context(traces.exported(config, process="dmesr-enricher"))
         asyncio.run(_Enricher(config=config, store=store, control=control).run(parent_fd=parent_fd))
     finally:
         exposed.close()
@@ -82,6 +87,10 @@ class _Enricher:
         self._heart = ThreadPoolExecutor(1, thread_name_prefix="heart")
         self._describer: Describer | None = None
         self._encoder: Encoder | None = None
+        self._decoders = Decoders(
+            config=config.pictures.decoding,
+            workers=config.enrichment.picture_workers,
+        )
 
     async def run(self, *, parent_fd: int | None) -> None:
         loop = asyncio.get_running_loop()
@@ -105,6 +114,7 @@ class _Enricher:
             if queries is not None:
                 await queries.stop()
             await self._unload()
+            self._decoders.close()
             self._heart.shutdown()
             if parent_fd is not None:
                 loop.remove_reader(parent_fd)
@@ -157,6 +167,7 @@ class _Enricher:
             claimed=claimed,
             catalog=catalog,
             means=means,
+            decoders=self._decoders,
             stopping=self._stopping,
             heart=self._heart,
         ).run()

@@ -34,6 +34,8 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "PICTURE_UNREADABLE": grpc.StatusCode.INVALID_ARGUMENT,
     "PICTURE_URI_NOT_ALLOWED": grpc.StatusCode.PERMISSION_DENIED,
     "PICTURE_FILE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "PICTURE_FETCH_FAILED": grpc.StatusCode.UNAVAILABLE,
+    "PICTURE_DECODER_FAILED": grpc.StatusCode.INVALID_ARGUMENT,
     "JOB_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "JOB_STATE": grpc.StatusCode.FAILED_PRECONDITION,
     "UNKNOWN_ROUTE": grpc.StatusCode.INVALID_ARGUMENT,
@@ -68,6 +70,8 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "SNAPSHOT_REFUSED": grpc.StatusCode.FAILED_PRECONDITION,
     "READ_ONLY": grpc.StatusCode.FAILED_PRECONDITION,
+    "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "STREAM_IDLE": grpc.StatusCode.ABORTED,
     "INTERNAL": grpc.StatusCode.INTERNAL,
 }
 
@@ -88,15 +92,28 @@ class ServiceError(Exception):
         message: One sentence: what was wrong, expected and actual value, what to do next.
         metadata: Every variable of the message, as text.
         violations: The bad fields; only with INVALID_FIELD.
+        retry_seconds: After how long another attempt is worth it; None where the server cannot say.
     """
 
-    def __init__(self, reason: Reason, message: str, *, violations: Sequence[Violation] = (), **metadata: object):
-        super().__init__(message)
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        violations: Sequence[Violation] = (),
+        retry_seconds: float | None = None,
+        **metadata: object,
+    ):
+        super().__init__(reason, message)  # both: what another process raises is rebuilt from them
         assert reason in _CODES, reason
         self.reason = reason
         self.message = message
         self.metadata: Mapping[str, str] = {key: str(value) for key, value in metadata.items()}
         self.violations = tuple(violations)
+        self.retry_seconds = retry_seconds
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def code(self) -> grpc.StatusCode:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmesr_server.config import Config, ServerConfig
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import traces
 
 
 class StartError(Exception):
@@ -23,16 +24,30 @@ def check(config: Config, *, ready_file: Path | None) -> None:
     """
     _check_exposure(config.server)
     _check_address(config.server)
+    check_traces(config)
     for key, path in (
         ("server.tls_key", config.server.tls_key),
         ("server.tls_certificate", config.server.tls_certificate),
         ("server.tls_client_ca", config.server.tls_client_ca),
+        ("pictures.fetching.ca", config.pictures.fetching.ca),
     ):
         if path is not None:
             _check_pem(key, path)
     if ready_file is not None and not ready_file.parent.is_dir():
         raise StartError(f"--ready-file: there is no folder {ready_file.parent}; make it first")
     _check_describer(config)
+
+
+def check_traces(config: Config) -> None:
+    """Refuses a start that would be without the traces that the settings ask for.
+
+    Raises:
+        StartError: Their packages are missing.
+    """
+    try:
+        traces.check(config.telemetry)
+    except traces.TracesUnavailableError as error:
+        raise StartError(f"telemetry: {error}") from error
 
 
 def _check_describer(config: Config) -> None:

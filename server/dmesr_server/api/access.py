@@ -94,6 +94,7 @@ RULES: dict[str, Rule] = {
     "AdminService/GetStoreStats": Rule(Scope.READ),
     "AdminService/CompactStore": _audited(Scope.ADMIN),
     "AdminService/SnapshotStore": _audited(Scope.ADMIN, "name", place=Place.ALL),
+    "AdminService/CheckStore": Rule(Scope.ADMIN, Place.FILTER),
     "AdminService/CreateToken": _audited(
         Scope.ADMIN, "name", "scope", "catalogs", "all_catalogs", "ttl_seconds", place=Place.ALL
     ),

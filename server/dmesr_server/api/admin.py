@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import shutil
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from grpc.aio import ServicerContext
 from dmesr_server.api import access_control, store_upkeep, translation, validation
 from dmesr_server.api.access import CALLER
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.working import in_thread
 from dmesr_server.enrichment import describers
 from dmesr_server.store import SCHEMA_VERSION
 
@@ -52,23 +52,23 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def CreateCatalog(self, request: pb.CreateCatalogRequest, context: _Context) -> pb.CreateCatalogResponse:
         """Creates a catalog."""
-        return await asyncio.to_thread(self._create, request)
+        return await in_thread(self._create, request)
 
     async def ListCatalogs(self, request: pb.ListCatalogsRequest, context: _Context) -> pb.ListCatalogsResponse:
         """Lists the catalogs."""
-        return await asyncio.to_thread(self._list)
+        return await in_thread(self._list)
 
     async def DropCatalog(self, request: pb.DropCatalogRequest, context: _Context) -> pb.DropCatalogResponse:
         """Drops a catalog with everything in it."""
-        return await asyncio.to_thread(self._drop, request)
+        return await in_thread(self._drop, request)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: _Context) -> pb.GetServerInfoResponse:
         """Tells versions, limits and what enrichment would use."""
-        return await asyncio.to_thread(self._info)
+        return await in_thread(self._info)
 
     async def GetStoreStats(self, request: pb.GetStoreStatsRequest, context: _Context) -> pb.GetStoreStatsResponse:
         """Tells what the tables hold."""
-        return await asyncio.to_thread(self._stats, request)
+        return await in_thread(self._stats, request)
 
     async def CompactStore(
         self, request: pb.CompactStoreRequest, context: _Context
@@ -84,23 +84,30 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         async for told in store_upkeep.snapshot(self._parts, request):
             yield told
 
+    async def CheckStore(
+        self, request: pb.CheckStoreRequest, context: _Context
+    ) -> AsyncIterator[pb.CheckStoreResponse]:
+        """Looks for what is damaged, missing or left over."""
+        async for told in store_upkeep.check(self._parts, request):
+            yield told
+
     async def CreateToken(self, request: pb.CreateTokenRequest, context: _Context) -> pb.CreateTokenResponse:
         """Makes a bearer token."""
-        return await asyncio.to_thread(access_control.create, self._parts, request)
+        return await in_thread(access_control.create, self._parts, request)
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: _Context) -> pb.ListTokensResponse:
         """Lists the tokens."""
-        return await asyncio.to_thread(access_control.list_tokens, self._parts, request)
+        return await in_thread(access_control.list_tokens, self._parts, request)
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: _Context) -> pb.RevokeTokenResponse:
         """Makes a token invalid for ever."""
-        return await asyncio.to_thread(access_control.revoke, self._parts, request)
+        return await in_thread(access_control.revoke, self._parts, request)
 
     async def ListAuditEntries(
         self, request: pb.ListAuditEntriesRequest, context: _Context
     ) -> pb.ListAuditEntriesResponse:
         """Lists what the audit log holds."""
-        return await asyncio.to_thread(access_control.list_audit, self._parts, request)
+        return await in_thread(access_control.list_audit, self._parts, request)
 
     def _create(self, request: pb.CreateCatalogRequest) -> pb.CreateCatalogResponse:
         validation.required(name=request.name)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 
+from dmesr_server.api.working import in_thread
 from dmesr_server.config import Config
 from dmesr_server.control import Control
 from dmesr_server.enrichment import estimating, jobs
@@ -38,7 +39,7 @@ class AutoEnrichment:
                 return  # whoever stood before us in the line looked after our change too
             now = self._asked[catalog]
             try:
-                await asyncio.to_thread(self._start, catalog)
+                await in_thread(self._start, catalog)
             except ServiceError as error:
                 _LOG.warning("automatic enrichment of %s did not start: %s", catalog, error.message)
                 return

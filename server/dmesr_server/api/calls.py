@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from dmesr_server.api.idle import WATCH, Watch
 from dmesr_server.api.layers import behaviour, like
 from dmesr_server.caller import caller
 from dmesr_server.errors import ServiceError
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
-    """The error as the wire tells it: one code, one ErrorInfo and, for bad fields, one BadRequest.
+    """The error as the wire tells it: one code, one ErrorInfo; a BadRequest for bad fields, a RetryInfo for a hint.
 
     It travels as a header, and a peer that gets too long a header drops the call without a reason: long values, which
     are the caller's own, are cut.
@@ -57,6 +58,10 @@ def to_status(error: ServiceError) -> status_pb2.Status:
                 )
             )
         )
+    if error.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_seconds * 1_000))
+        packed.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     message = _cut(error.message, _MESSAGE_CHARACTERS)
     return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=message, details=packed)
 
@@ -150,7 +155,8 @@ class _Call:
 
     def log(self, code: str, error: ServiceError | None = None) -> None:
         milliseconds = (time.monotonic() - self.started) * 1_000
-        level = logging.DEBUG if error is None else logging.INFO
+        # Of calls that are refused for want of room there are many, and one line tells of them all: `admission`.
+        level = logging.DEBUG if error is None or error.reason == "OVERLOADED" else logging.INFO
         if not _LOG.isEnabledFor(level):
             return
         reason = "" if error is None else error.reason
@@ -170,10 +176,11 @@ class _Call:
 
 
 class CallLayer:
-    """Turns what a servicer raises into a status, holds the message limit, and logs each call."""
+    """Turns what a servicer raises into a status, holds the limits of messages and of idle streams, logs each call."""
 
-    def __init__(self, *, max_message_bytes: int):
+    def __init__(self, *, max_message_bytes: int, idle_seconds: float):
         self._max_message_bytes = max_message_bytes
+        self._idle_seconds = idle_seconds
 
     def __call__(self, method: str, handler: Handler) -> Handler:
         """Lays itself around a method of ours."""
@@ -182,14 +189,41 @@ class CallLayer:
         serve = behaviour(handler)
         checked = self._checked if handler.request_streaming else self._check_request
 
+        async def answered(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if not handler.request_streaming:
+                return await serve(checked(request), context)
+            async with Watch(self._idle_seconds):
+                return await serve(checked(request), context)
+
+        async def streamed(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            # Closed at once when the caller goes away, not when the garbage collector comes by. Written here and not by
+            # gRPC: what ends the waiting for a client that reads nothing must be ours to answer.
+            async with (
+                Watch(self._idle_seconds) as watch,
+                contextlib.aclosing(serve(checked(request), context)) as answers,
+            ):
+                begun = False
+                async for answer in answers:
+                    if not begun:
+                        # By itself: where nobody takes the first answer, gRPC would send what came with it once more
+                        # with the status, and lose the status.
+                        await context.send_initial_metadata(())
+                        begun = True
+                    await context.write(answer)
+                    watch.moved()
+
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             request_id = logs.begin_request(context.invocation_metadata())
             seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
             context.set_trailing_metadata(((logs.HEADER, request_id),))
             error: ServiceError
             try:
-                answer = await serve(checked(request), context)
-                self._check_answer(answer)
+                answer = None
+                if handler.response_streaming:
+                    await streamed(request, context)
+                else:
+                    answer = await answered(request, context)
+                    self._check_answer(answer)
             except ServiceError as raised:
                 error = raised
             except (asyncio.CancelledError, grpc.aio.AbortError, grpc.aio.BaseError):
@@ -204,30 +238,7 @@ class CallLayer:
             await _abort(context, error)
             return None
 
-        async def call_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            request_id = logs.begin_request(context.invocation_metadata())
-            seen = _Call(method, time.monotonic(), context.peer(), getattr(request, "catalog", ""))
-            context.set_trailing_metadata(((logs.HEADER, request_id),))
-            error: ServiceError
-            try:
-                # Closed at once when the caller goes away, not when the garbage collector comes by.
-                async with contextlib.aclosing(serve(checked(request), context)) as answers:
-                    async for answer in answers:
-                        yield answer
-            except ServiceError as raised:
-                error = raised
-            except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError, grpc.aio.BaseError):
-                seen.log("CANCELLED")
-                raise
-            except Exception as fault:
-                error = internal(fault, method)
-            else:
-                seen.log("OK")
-                return
-            seen.log(error.code.name, error)
-            await _abort(context, error)
-
-        return like(handler, call_stream if handler.response_streaming else call, _parsing(handler))
+        return like(handler, call, _parsing(handler))
 
     def _check_request(self, request: Message | _Unreadable) -> Message:
         if isinstance(request, _Unreadable):
@@ -248,7 +259,10 @@ class CallLayer:
         return request
 
     async def _checked(self, requests: AsyncIterator[Message | _Unreadable]) -> AsyncIterator[Message]:
+        watch = WATCH.get()
         async for request in requests:
+            if watch is not None:
+                watch.moved()
             yield self._check_request(request)
 
     def _check_answer(self, answer: Message) -> None:

@@ -96,6 +96,7 @@ def preview(parts: Parts, request: pb.PreviewPromptRequest) -> pb.PreviewPromptR
     validation.required(item_id=request.item_id, route=request.route)
     row, catalog = parts.catalog(request.catalog)
     shown = previewing.preview(
+        decoders=parts.decoders,
         control=parts.control,
         config=parts.config,
         catalog=row,

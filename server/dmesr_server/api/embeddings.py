@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from dmesr_server.api import recipes, translation, validation, vector_intake, ve
 from dmesr_server.api.grouping import grouped, one_ahead
 from dmesr_server.api.parts import Parts
 from dmesr_server.api.read_ahead import read_ahead
+from dmesr_server.api.working import in_thread
 from dmesr_server.errors import ServiceError, invalid_field
 from dmesr_server.serving import sampling
 from dmesr_server.serving.artefact import parse_manifest
@@ -96,13 +96,13 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
 
     async def ListRecipes(self, request: pb.ListRecipesRequest, context: _Context) -> pb.ListRecipesResponse:
         """Lists the catalog's recipes, newest first."""
-        return await asyncio.to_thread(self._list_recipes, request)
+        return await in_thread(self._list_recipes, request)
 
     async def GetEmbeddingStats(
         self, request: pb.GetEmbeddingStatsRequest, context: _Context
     ) -> pb.GetEmbeddingStatsResponse:
         """Tells what a recipe holds."""
-        return await asyncio.to_thread(self._stats, request)
+        return await in_thread(self._stats, request)
 
     async def ReadEmbeddings(  # type: ignore[override]  # bytes go out as they are
         self, request: pb.ReadEmbeddingsRequest, context: _Context
@@ -112,7 +112,7 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
         Yields:
             The first message, and then messages that are serialised already: see :func:`register`.
         """
-        reading = await asyncio.to_thread(self._open, request)
+        reading = await in_thread(self._open, request)
         yield reading.first
         async with contextlib.aclosing(read_ahead(reading.messages)) as messages:
             async for message in messages:
@@ -122,12 +122,17 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
         self, request_iterator: AsyncIterator[pb.WriteEmbeddingsRequest], context: _Context
     ) -> AsyncIterator[pb.WriteEmbeddingsResponse]:
         """Takes vectors of the caller's own; a batch is answered when it is durable."""
-        requests = grouped(request_iterator, max_bytes=_GROUP_BYTES, size=pb.WriteEmbeddingsRequest.ByteSize)
+        requests = grouped(
+            request_iterator,
+            room=self._parts.upload_room,
+            max_bytes=_GROUP_BYTES,
+            size=pb.WriteEmbeddingsRequest.ByteSize,
+        )
         # The next group is judged while this one is committed: the store waits for its disk, this for a core.
         judged = one_ahead(requests, partial(vector_intake.judge, self._parts))
         async with contextlib.aclosing(requests), contextlib.aclosing(judged):
             async for group in judged:
-                written = await asyncio.to_thread(vector_intake.store, self._parts, group)
+                written = await in_thread(vector_intake.store, self._parts, group)
                 for answer in written.answers:
                     yield answer
                 if written.error is not None:
@@ -135,20 +140,20 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
 
     async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
         """Finds the nearest items."""
-        search = await asyncio.to_thread(self._search, request)
+        search = await in_thread(self._search, request)
         if request.WhichOneof("query") == "text":
             # Here and not in the thread: texts of many calls go to the enricher in one question.
             vector_D = await self._parts.query_encoder.encode(search.encoder, request.text)
             search = replace(search, vector_D=vectors.checked_query(vector_D, dim=search.dim))
-        return await asyncio.to_thread(self._nearest, search)
+        return await in_thread(self._nearest, search)
 
     async def PinEmbeddings(self, request: pb.PinEmbeddingsRequest, context: _Context) -> pb.PinEmbeddingsResponse:
         """Keeps the newest version readable for a time."""
-        return await asyncio.to_thread(self._pin, request)
+        return await in_thread(self._pin, request)
 
     async def ReleasePin(self, request: pb.ReleasePinRequest, context: _Context) -> pb.ReleasePinResponse:
         """Gives a pin back."""
-        return await asyncio.to_thread(self._release, request)
+        return await in_thread(self._release, request)
 
     def _list_recipes(self, request: pb.ListRecipesRequest) -> pb.ListRecipesResponse:
         row, catalog = self._parts.catalog(request.catalog)

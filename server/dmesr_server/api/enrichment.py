@@ -12,6 +12,7 @@ from grpc.aio import ServicerContext
 
 from dmesr_server.api import descriptions, job_translation, translation, validation
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.working import in_thread
 from dmesr_server.control import JobRow
 from dmesr_server.enrichment import estimating, imports, jobs
 
@@ -29,15 +30,15 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
 
     async def StartJob(self, request: pb.StartJobRequest, context: _Context) -> pb.StartJobResponse:
         """Starts a job."""
-        return await asyncio.to_thread(self._start, request)
+        return await in_thread(self._start, request)
 
     async def EstimateJob(self, request: pb.EstimateJobRequest, context: _Context) -> pb.EstimateJobResponse:
         """Tells what a job would do and cost."""
-        return await asyncio.to_thread(self._estimate, request)
+        return await in_thread(self._estimate, request)
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: _Context) -> pb.RetryJobResponse:
         """Starts a job with the settings of an ended one."""
-        return await asyncio.to_thread(self._retry, request)
+        return await in_thread(self._retry, request)
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
         """Reads one job."""
@@ -45,7 +46,7 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: _Context) -> pb.ListJobsResponse:
         """Lists jobs, newest first."""
-        return await asyncio.to_thread(self._list, request)
+        return await in_thread(self._list, request)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: _Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Streams the job until it has ended. Any API process can: they all read it from the control database."""
@@ -61,39 +62,39 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: _Context) -> pb.CancelJobResponse:
         """Asks a job to stop."""
         validation.required(job_id=request.job_id)
-        job = await asyncio.to_thread(self._control.jobs.request_cancel, request.job_id)
+        job = await in_thread(self._control.jobs.request_cancel, request.job_id)
         return pb.CancelJobResponse(job=job_translation.job(job))
 
     async def GetDescriptions(
         self, request: pb.GetDescriptionsRequest, context: _Context
     ) -> pb.GetDescriptionsResponse:
         """Reads the descriptions of items."""
-        return await asyncio.to_thread(descriptions.get, self._parts, request)
+        return await in_thread(descriptions.get, self._parts, request)
 
     async def ListDescriptions(
         self, request: pb.ListDescriptionsRequest, context: _Context
     ) -> pb.ListDescriptionsResponse:
         """Lists all descriptions of a recipe, a page at a time."""
-        return await asyncio.to_thread(descriptions.page, self._parts, request)
+        return await in_thread(descriptions.page, self._parts, request)
 
     async def EditDescription(
         self, request: pb.EditDescriptionRequest, context: _Context
     ) -> pb.EditDescriptionResponse:
         """Puts a person's correction in the place of a description, or withdraws it."""
-        answer = await asyncio.to_thread(descriptions.edit, self._parts, request)
+        answer = await in_thread(descriptions.edit, self._parts, request)
         if validation.recipe_ref(request.recipe) == validation.DEFAULT_RECIPE:
             await self._parts.auto_enrichment.ensure(validation.catalog_name(request.catalog))
         return answer
 
     async def PreviewPrompt(self, request: pb.PreviewPromptRequest, context: _Context) -> pb.PreviewPromptResponse:
         """Renders the prompt of one item and route."""
-        return await asyncio.to_thread(descriptions.preview, self._parts, request)
+        return await in_thread(descriptions.preview, self._parts, request)
 
     async def GetEnrichmentStats(
         self, request: pb.GetEnrichmentStatsRequest, context: _Context
     ) -> pb.GetEnrichmentStatsResponse:
         """Tells what a recipe's descriptions are like."""
-        return await asyncio.to_thread(descriptions.stats, self._parts, request)
+        return await in_thread(descriptions.stats, self._parts, request)
 
     async def ImportDescriptions(
         self, request_iterator: AsyncIterator[pb.ImportDescriptionsRequest], context: _Context
@@ -102,7 +103,7 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
         first: pb.ImportDescriptionsRequest | None = None
         async for request in request_iterator:
             first = first or request
-            answer = await asyncio.to_thread(self._import, request, first)
+            answer = await in_thread(self._import, request, first)
             if validation.recipe_ref(first.recipe) == validation.DEFAULT_RECIPE and any(
                 result.outcome != items_pb2.ROW_OUTCOME_REJECTED for result in answer.results
             ):
@@ -172,7 +173,7 @@ class EnrichmentServicer(enrichment_pb2_grpc.EnrichmentServiceServicer):
 
     async def _job(self, job_id: str) -> JobRow:
         validation.required(job_id=job_id)
-        return await asyncio.to_thread(self._control.jobs.get, job_id)
+        return await in_thread(self._control.jobs.get, job_id)
 
     def _list(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         catalog = self._control.catalogs.get(request.catalog).name if request.catalog else None

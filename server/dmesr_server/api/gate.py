@@ -19,6 +19,7 @@ from dmesr_server.api.audit_trail import AuditTrail
 from dmesr_server.api.calls import OPEN, guarded
 from dmesr_server.api.credentials import TokenBook
 from dmesr_server.api.layers import behaviour, like
+from dmesr_server.api.working import in_thread
 from dmesr_server.caller import ANONYMOUS, IDENTITY
 from dmesr_server.config import ServerConfig
 from dmesr_server.control import Control
@@ -75,6 +76,16 @@ class GateLayer:
                         yield answer
 
         return like(handler, call_stream if handler.response_streaming else call)
+
+    def knows(self, context: Any) -> bool:
+        """Whether the caller may call at all; if not, the call itself will be told why."""
+        if not self._book.needed:
+            return True
+        try:
+            self._admit(context)
+        except ServiceError:
+            return False
+        return True
 
     def _admit(self, context: Any) -> None:
         self._book.admit(_values(tuple(context.invocation_metadata() or ()), "authorization"))
@@ -178,7 +189,7 @@ class _Passage:
             if caller.catalogs is None or rule.place is Place.NONE:
                 return
             if rule.place in (Place.JOB, Place.PIN):
-                catalog = await asyncio.to_thread(self._catalog_of, message)
+                catalog = await in_thread(self._catalog_of, message)
                 if catalog is None:  # there is no such job or pin: the call itself says so
                     return
             if catalog is not None and catalog in caller.catalogs:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from types import TracebackType
 from typing import Generic, TypeVar
+
+from dmesr_server.api.working import in_thread
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,10 +20,38 @@ class _End:
         self.error = error
 
 
+#: Groups of a stream that are in memory at a time: one comes in, one is being read, one waits, one is being stored.
+_GROUPS = 4
+
+
+class Room:
+    """The bytes that all streams of a process may hold unwritten, in equal shares. For one event loop."""
+
+    def __init__(self, total_bytes: int):
+        """Makes it, with no stream in it."""
+        self._total_bytes = total_bytes
+        self._streams = 0
+
+    @property
+    def group_bytes(self) -> int:
+        """How large a group may be while as many streams are open as now."""
+        return self._total_bytes // (_GROUPS * max(self._streams, 1))
+
+    def __enter__(self) -> Room:
+        self._streams += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._streams -= 1
+
+
 class _Inbox(Generic[T]):
     """What has come in and waits; it takes no more once that is too much."""
 
-    def __init__(self, max_bytes: int, size: Callable[[T], int]):
+    def __init__(self, room: Room, max_bytes: int, size: Callable[[T], int]):
+        self._room = room
         self._max_bytes = max_bytes
         self._size = size
         self._waiting: list[T] = []
@@ -37,7 +68,7 @@ class _Inbox(Generic[T]):
                     self._bytes += self._size(request)
                     self._changed.notify_all()
                     # gRPC's flow control holds the sender back while nobody takes the next request.
-                    await self._changed.wait_for(lambda: self._bytes < self._max_bytes)
+                    await self._changed.wait_for(lambda: self._bytes < min(self._max_bytes, self._room.group_bytes))
         except BaseException as error:
             end = _End(error)
             if not isinstance(error, Exception):
@@ -63,23 +94,25 @@ class _Inbox(Generic[T]):
 
 
 async def grouped(
-    requests: AsyncIterator[T], *, max_bytes: int, size: Callable[[T], int]
+    requests: AsyncIterator[T], *, room: Room, max_bytes: int, size: Callable[[T], int]
 ) -> AsyncGenerator[list[T], None]:
     """Groups of requests in their order: whatever came in while the group before was dealt with.
 
     Args:
         requests: Read ahead, up to a bound.
-        max_bytes: Of what waits; one request may go beyond it.
+        room: Shared with all other streams.
+        max_bytes: Of what waits, where there is room for so much; one request may go beyond it.
         size: Bytes of a request.
     """
-    inbox: _Inbox[T] = _Inbox(max_bytes, size)
-    filling = asyncio.create_task(inbox.fill(requests))
-    try:
-        while group := await inbox.take():
-            yield group
-    finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+    inbox: _Inbox[T] = _Inbox(room, max_bytes, size)
+    with room:
+        filling = asyncio.create_task(inbox.fill(requests))
+        try:
+            while group := await inbox.take():
+                yield group
+        finally:
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
 
 
 async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGenerator[R, None]:
@@ -95,7 +128,7 @@ async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGe
         end = _End(None)
         try:
             async for element in source:
-                await done.put(await asyncio.to_thread(work, element))
+                await done.put(await in_thread(work, element))
         except Exception as error:
             end = _End(error)
         await done.put(end)

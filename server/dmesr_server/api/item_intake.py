@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmesr.v1 import items_pb2 as pb
 
 from dmesr_server.api import translation, validation
-from dmesr_server.api.pictures import NewPicture, read_uri
+from dmesr_server.api.pictures import NewPicture, RawPicture, inspected, read_uri
 from dmesr_server.config import LimitsConfig
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.store import CatalogStore, ItemWrite, Picture
 
 _GROUP_BYTES = 16 * 1024 * 1024  # of pictures read from the server's disk, held before they are written
 
 
 def upsert(
-    catalog: CatalogStore, items: Sequence[pb.Item], *, limits: LimitsConfig, picture_roots: Sequence[Path]
+    catalog: CatalogStore,
+    items: Sequence[pb.Item],
+    *,
+    limits: LimitsConfig,
+    picture_roots: Sequence[Path],
+    decoders: Decoders,
+    fetched: Mapping[str, str | ServiceError],
 ) -> list[pb.RowResult]:
     """Stores what is sound of a batch.
 
@@ -27,6 +34,8 @@ def upsert(
         items: The rows.
         limits: What a row may bring.
         picture_roots: Folders from which pictures may be read.
+        decoders: Look at pictures.
+        fetched: The hashes of pictures that were fetched and stored, by their URI, or why there is none.
 
     Returns:
         One result for each row, in order; all that they call taken is durable.
@@ -38,7 +47,7 @@ def upsert(
     first: dict[str, int] = {}  # item id → place of the row that is taken
     repeats: dict[int, int] = {}  # place of a repetition → place of what it repeats
     for place, item in enumerate(items):
-        problem = _row_problem(item, limits)
+        problem = row_problem(item, limits)
         earlier = first.get(item.item_id)
         if problem is None and earlier is not None:
             if _same(items[earlier], item):
@@ -58,7 +67,7 @@ def upsert(
             first[item.item_id] = place
 
     places = list(first.values())
-    pictures = _Pictures(catalog, limits, picture_roots)
+    pictures = _Pictures(catalog, limits, picture_roots, decoders, fetched)
     pictures.resolve([items[place] for place in places])
     outcomes = catalog.items.upsert(
         [
@@ -82,7 +91,8 @@ def upsert(
     return results
 
 
-def _row_problem(item: pb.Item, limits: LimitsConfig) -> ServiceError | None:
+def row_problem(item: pb.Item, limits: LimitsConfig) -> ServiceError | None:
+    """Why a row cannot be taken by itself; None where it can."""
     problem = validation.item_id_problem(item.item_id, limits)
     if problem is not None:
         return problem
@@ -133,6 +143,8 @@ class _Pictures:
     catalog: CatalogStore
     limits: LimitsConfig
     roots: Sequence[Path]
+    decoders: Decoders
+    fetched: Mapping[str, str | ServiceError]
     found: dict[str, str] = field(default_factory=dict)  # item id → sha256
     problems: dict[str, ServiceError] = field(default_factory=dict)  # item id → why it has no picture
 
@@ -146,6 +158,8 @@ class _Pictures:
         self._by_hash(kinds["sha256"])
         self._by_uri(kinds["uri"])
         kept = [item.item_id for item in kinds["keep"] if item.picture.keep]
+        # A host that is away for an hour must not take the pictures, and what was made of them, from a whole catalogue.
+        kept += [item_id for item_id, error in self.problems.items() if error.reason == "PICTURE_FETCH_FAILED"]
         for item_id, stored in (self.catalog.items.get(kept) if kept else {}).items():
             if stored.picture_sha256 is not None:
                 self.found[item_id] = stored.picture_sha256
@@ -170,19 +184,36 @@ class _Pictures:
                 self.found[item_id] = sha256
 
     def _by_uri(self, items: Sequence[pb.Item]) -> None:
-        group: dict[str, NewPicture] = {}
+        waiting: list[tuple[str, RawPicture]] = []
+        size = 0
         for item in items:
+            known = self.fetched.get(item.picture.uri)
+            if isinstance(known, ServiceError):
+                self.problems[item.item_id] = known
+                continue
+            if known is not None:
+                self.found[item.item_id] = known
+                continue
             try:
                 picture = read_uri(item.picture.uri, roots=self.roots, limits=self.limits)
             except ServiceError as error:
                 self.problems[item.item_id] = error
                 continue
-            self.found[item.item_id] = picture.sha256
-            group[picture.sha256] = picture
-            if sum(len(waiting.data) for waiting in group.values()) > _GROUP_BYTES:
-                put(self.catalog, list(group.values()))
-                group.clear()
-        put(self.catalog, list(group.values()))
+            waiting.append((item.item_id, picture))
+            size += len(picture.data)
+            if size > _GROUP_BYTES:
+                self._take(waiting)
+                waiting, size = [], 0
+        self._take(waiting)
+
+    def _take(self, read: Sequence[tuple[str, RawPicture]]) -> None:
+        pictures = inspected([picture for _, picture in read], self.limits, decoders=self.decoders)
+        for (item_id, _), picture in zip(read, pictures, strict=True):
+            if isinstance(picture, ServiceError):
+                self.problems[item_id] = picture
+            else:
+                self.found[item_id] = picture.sha256
+        put(self.catalog, list({one.sha256: one for one in pictures if isinstance(one, NewPicture)}.values()))
 
 
 def put(catalog: CatalogStore, pictures: Sequence[NewPicture]) -> list[bool]:

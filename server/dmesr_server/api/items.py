@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,9 @@ from grpc.aio import ServicerContext
 from dmesr_server.api import item_intake, translation, validation
 from dmesr_server.api.grouping import grouped
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.picture_fetching import Fetched, fetched
 from dmesr_server.api.picture_upload import uploaded
+from dmesr_server.api.working import in_thread
 from dmesr_server.errors import ServiceError
 
 _CHUNK_BYTES = 1024 * 1024
@@ -44,10 +45,16 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
         self, request_iterator: AsyncIterator[pb.UpsertItemsRequest], context: _Context
     ) -> AsyncIterator[pb.UpsertItemsResponse]:
         """Inserts or replaces items; a batch is answered when it is durable."""
-        requests = grouped(request_iterator, max_bytes=_GROUP_BYTES, size=pb.UpsertItemsRequest.ByteSize)
+        requests = grouped(
+            request_iterator,
+            room=self._parts.upload_room,
+            max_bytes=_GROUP_BYTES,
+            size=pb.UpsertItemsRequest.ByteSize,
+        )
         async with contextlib.aclosing(requests):
             async for group in requests:
-                taken = await asyncio.to_thread(self._upsert, group)
+                pictures = await fetched(self._parts, group)
+                taken = await in_thread(self._upsert, group, pictures)
                 for catalog in taken.changed:
                     # Before the answer: a caller who was answered can rely on the job.
                     await self._parts.auto_enrichment.ensure(catalog)
@@ -58,21 +65,21 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
 
     async def GetItems(self, request: pb.GetItemsRequest, context: _Context) -> pb.GetItemsResponse:
         """Reads items by id."""
-        return await asyncio.to_thread(self._get, request)
+        return await in_thread(self._get, request)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: _Context) -> pb.ListItemsResponse:
         """Lists items by id."""
-        return await asyncio.to_thread(self._list, request)
+        return await in_thread(self._list, request)
 
     async def DeleteItems(self, request: pb.DeleteItemsRequest, context: _Context) -> pb.DeleteItemsResponse:
         """Deletes items and all that was made from them."""
-        return await asyncio.to_thread(self._delete, request)
+        return await in_thread(self._delete, request)
 
     async def FindMissingPictures(
         self, request: pb.FindMissingPicturesRequest, context: _Context
     ) -> pb.FindMissingPicturesResponse:
         """Tells which pictures the server lacks."""
-        return await asyncio.to_thread(self._missing_pictures, request)
+        return await in_thread(self._missing_pictures, request)
 
     async def UploadPictures(
         self, request_iterator: AsyncIterator[pb.UploadPicturesRequest], context: _Context
@@ -85,7 +92,7 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
         self, request: pb.GetPictureRequest, context: _Context
     ) -> AsyncIterator[pb.GetPictureResponse]:
         """Sends a picture in chunks."""
-        picture = await asyncio.to_thread(self._picture, request)
+        picture = await in_thread(self._picture, request)
         for start in range(0, len(picture.data), _CHUNK_BYTES):
             first = start == 0
             yield pb.GetPictureResponse(
@@ -94,7 +101,7 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
                 size_bytes=len(picture.data) if first else 0,
             )
 
-    def _upsert(self, requests: Sequence[pb.UpsertItemsRequest]) -> _Taken:
+    def _upsert(self, requests: Sequence[pb.UpsertItemsRequest], pictures: Mapping[str, Fetched]) -> _Taken:
         """Stores batches that have come in together, in as few commits as their order allows."""
         taken = _Taken()
         together: list[pb.UpsertItemsRequest] = []
@@ -108,22 +115,24 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
                 # twice goes by itself: what is wrong is told by the rows' places.
                 repeats = len(here) < len(request.items)
                 if together and (repeats or request.catalog != together[0].catalog or not ids.isdisjoint(here)):
-                    self._upsert_together(together, taken)
+                    self._upsert_together(together, pictures, taken)
                     together, ids = [], set()
                 together.append(request)
                 ids |= here
                 if repeats:
-                    self._upsert_together(together, taken)
+                    self._upsert_together(together, pictures, taken)
                     together, ids = [], set()
         except ServiceError as error:
             taken.error = error
         try:
-            self._upsert_together(together, taken)
+            self._upsert_together(together, pictures, taken)
         except ServiceError as error:
             taken.error = error
         return taken
 
-    def _upsert_together(self, requests: Sequence[pb.UpsertItemsRequest], taken: _Taken) -> None:
+    def _upsert_together(
+        self, requests: Sequence[pb.UpsertItemsRequest], pictures: Mapping[str, Fetched], taken: _Taken
+    ) -> None:
         if not requests:
             return
         row, catalog = self._parts.catalog(requests[0].catalog)
@@ -132,6 +141,8 @@ class ItemServicer(items_pb2_grpc.ItemServiceServicer):
             [item for request in requests for item in request.items],
             limits=self._limits,
             picture_roots=self._parts.config.server.picture_roots,
+            decoders=self._parts.decoders,
+            fetched=pictures.get(row.name, {}),
         )
         if any(result.outcome != pb.ROW_OUTCOME_REJECTED for result in results):
             taken.changed.add(row.name)

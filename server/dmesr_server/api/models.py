@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from grpc.aio import ServicerContext
 
 from dmesr_server.api import lineage_translation, translation, validation
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.working import in_thread
 from dmesr_server.caller import caller
 from dmesr_server.control import ModelRow
 from dmesr_server.errors import invalid_field
@@ -36,45 +36,45 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None:
             raise invalid_field("file_name", "the stream held no file; send manifest.json and the files it lists")
-        catalog = await asyncio.to_thread(self._check_target, first)
-        upload = await asyncio.to_thread(publishing.ArtefactUpload, root=self._parts.config.artefacts_folder)
+        catalog = await in_thread(self._check_target, first)
+        upload = await in_thread(publishing.ArtefactUpload, root=self._parts.config.artefacts_folder)
         try:
-            await asyncio.to_thread(upload.write, first.file_name, first.data)
+            await in_thread(upload.write, first.file_name, first.data)
             async for request in request_iterator:
-                await asyncio.to_thread(upload.write, request.file_name, request.data)
-            row = await asyncio.to_thread(self._register, upload, catalog, first.name)
+                await in_thread(upload.write, request.file_name, request.data)
+            row = await in_thread(self._register, upload, catalog, first.name)
         finally:
-            await asyncio.to_thread(upload.close)
+            await in_thread(upload.close)
         self._parts.serving.vectors_changed()
-        return pb.PublishModelResponse(model=await asyncio.to_thread(self._message, row))
+        return pb.PublishModelResponse(model=await in_thread(self._message, row))
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Reads one model."""
-        return await asyncio.to_thread(self._get, request)
+        return await in_thread(self._get, request)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
         """Lists models, newest first."""
-        return await asyncio.to_thread(self._list, request)
+        return await in_thread(self._list, request)
 
     async def PromoteModel(self, request: pb.PromoteModelRequest, context: _Context) -> pb.PromoteModelResponse:
         """Points an alias to a model that is ready."""
-        return await asyncio.to_thread(self._promote, request)
+        return await in_thread(self._promote, request)
 
     async def RollbackModel(self, request: pb.RollbackModelRequest, context: _Context) -> pb.RollbackModelResponse:
         """Points an alias back."""
-        return await asyncio.to_thread(self._rollback, request)
+        return await in_thread(self._rollback, request)
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: _Context) -> pb.DeleteModelResponse:
         """Deletes a model that no alias points to."""
-        return await asyncio.to_thread(self._delete, request)
+        return await in_thread(self._delete, request)
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: _Context) -> pb.ListAliasesResponse:
         """Lists the aliases."""
-        return await asyncio.to_thread(self._aliases, request)
+        return await in_thread(self._aliases, request)
 
     async def SplitTraffic(self, request: pb.SplitTrafficRequest, context: _Context) -> pb.SplitTrafficResponse:
         """Lets another alias answer a share of the calls."""
-        return await asyncio.to_thread(self._split, request)
+        return await in_thread(self._split, request)
 
     def _check_target(self, first: pb.PublishModelRequest) -> str:
         row, _ = self._parts.catalog(first.catalog)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from dmesr_server.api.auto_enrichment import AutoEnrichment
 from dmesr_server.api.credentials import TokenBook
+from dmesr_server.api.grouping import Room
 from dmesr_server.api.validation import catalog_name
 from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, Control
+from dmesr_server.pictures.decoders import Decoders
+from dmesr_server.pictures.fetching import Fetcher
 from dmesr_server.serving.live import LiveModels
 from dmesr_server.serving.loop import ServingLoop
 from dmesr_server.serving.neighbours import Neighbours
@@ -34,8 +37,11 @@ class Parts:
     auto_enrichment: AutoEnrichment
     neighbours: Neighbours
     query_encoder: QueryEncoder
+    decoders: Decoders
+    fetcher: Fetcher
     housekeeper: Housekeeper
     tokens: TokenBook
+    upload_room: Room
     worker: int
     keeps_house: bool
 

@@ -14,7 +14,8 @@ from dmesr.v1 import items_pb2 as pb
 from dmesr_server.api import translation, validation
 from dmesr_server.api.item_intake import put
 from dmesr_server.api.parts import Parts
-from dmesr_server.api.pictures import IncomingPicture, NewPicture
+from dmesr_server.api.pictures import IncomingPicture, NewPicture, RawPicture, inspected
+from dmesr_server.api.working import in_thread
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import CatalogStore
 
@@ -44,7 +45,7 @@ async def uploaded(
         while True:
             await asyncio.sleep(0)  # lets the reader fill the queue: what waits there joins the group
             if group.is_full or (queue.empty() and group.pictures):
-                for answer in await asyncio.to_thread(group.write):
+                for answer in await in_thread(group.write):
                     yield answer
                 if group.failure is not None:
                     raise group.failure
@@ -53,7 +54,7 @@ async def uploaded(
                 group.take(message)
                 continue
             group.end()
-            for answer in await asyncio.to_thread(group.write):
+            for answer in await in_thread(group.write):
                 yield answer
             failure = group.failure or message
             if failure is not None:
@@ -119,18 +120,16 @@ class _Group:
                 self.failure = error
                 break
             pictures.append(incoming)
-        answers: list[pb.UploadPicturesResponse] = []
+        answers = [
+            pb.UploadPicturesResponse(sha256=incoming.sha256, outcome=pb.ROW_OUTCOME_UNCHANGED) for incoming in pictures
+        ]
         sound: dict[str, dict[str, NewPicture]] = {}  # catalog → sha256 → picture
-        for incoming in pictures:
-            answer = pb.UploadPicturesResponse(sha256=incoming.sha256, outcome=pb.ROW_OUTCOME_UNCHANGED)
-            answers.append(answer)
-            try:
-                picture = incoming.finish()
-            except ServiceError as error:
+        for incoming, answer, seen in zip(pictures, answers, self._seen(pictures), strict=True):
+            if isinstance(seen, ServiceError):
                 answer.outcome = pb.ROW_OUTCOME_REJECTED
-                answer.problem.CopyFrom(translation.row_problem(error))
+                answer.problem.CopyFrom(translation.row_problem(seen))
             else:
-                sound.setdefault(incoming.catalog, {})[picture.sha256] = picture
+                sound.setdefault(incoming.catalog, {})[seen.sha256] = seen
         new: set[tuple[str, str]] = set()
         for name, by_hash in sound.items():
             were_new = put(catalogs[name], list(by_hash.values()))
@@ -141,3 +140,14 @@ class _Group:
                 answer.outcome = pb.ROW_OUTCOME_INSERTED
                 new.discard(place)  # the same picture again in this group was there by then
         return answers
+
+    def _seen(self, pictures: Sequence[IncomingPicture]) -> list[NewPicture | ServiceError]:
+        came: list[RawPicture | ServiceError] = []
+        for incoming in pictures:
+            try:
+                came.append(incoming.finish())
+            except ServiceError as error:
+                came.append(error)
+        whole = [picture for picture in came if isinstance(picture, RawPicture)]
+        looked_at = iter(inspected(whole, self._parts.config.limits, decoders=self._parts.decoders))
+        return [picture if isinstance(picture, ServiceError) else next(looked_at) for picture in came]

@@ -12,31 +12,39 @@ from urllib.parse import unquote, urlsplit
 
 from dmesr_server.api import validation
 from dmesr_server.config import LimitsConfig
-from dmesr_server.enrichment import pictures
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders, DecodersUnavailableError
+from dmesr_server.pictures.fetching import is_fetched, shown
+from dmesr_server.pictures.info import PictureInfo
 
 
 @dataclass(frozen=True)
-class NewPicture:
-    """A picture whose header was read and whose size is within the limits."""
+class RawPicture:
+    """Bytes of the right size and hash that nobody has looked into yet."""
 
     sha256: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class NewPicture(RawPicture):
+    """A picture whose header was read and whose size is within the limits."""
+
     media_type: str
     width_px: int
     height_px: int
 
 
-def inspected(data: bytes, limits: LimitsConfig, *, sha256: str | None = None) -> NewPicture:
-    """Checks a picture.
+def raw(data: bytes, limits: LimitsConfig, *, sha256: str | None = None) -> RawPicture:
+    """Checks bytes from the outside.
 
     Args:
-        data: Its bytes.
-        limits: The most bytes and pixels.
+        data: What is to be a picture.
+        limits: The most bytes.
         sha256: What the client says that it hashes to.
 
     Raises:
-        ServiceError: PICTURE_HASH_MISMATCH, PICTURE_TOO_LARGE, PICTURE_TOO_MANY_PIXELS or PICTURE_UNREADABLE.
+        ServiceError: PICTURE_HASH_MISMATCH or PICTURE_TOO_LARGE.
     """
     if len(data) > limits.max_picture_bytes:
         raise too_large(len(data), limits)
@@ -49,8 +57,33 @@ def inspected(data: bytes, limits: LimitsConfig, *, sha256: str | None = None) -
             actual=actual,
             bytes=len(data),
         )
-    info = pictures.inspect(data, limits)
-    return NewPicture(actual, data, info.media_type, info.width_px, info.height_px)
+    return RawPicture(actual, data)
+
+
+def inspected(
+    pictures: Sequence[RawPicture], limits: LimitsConfig, *, decoders: Decoders
+) -> list[NewPicture | ServiceError]:
+    """Reads pictures' headers.
+
+    Args:
+        pictures: Their bytes.
+        limits: The most pixels.
+        decoders: Read the headers.
+
+    Returns:
+        For each, in order, the picture, or PICTURE_TOO_MANY_PIXELS, PICTURE_UNREADABLE or PICTURE_DECODER_FAILED.
+    """
+    found: Sequence[PictureInfo | ServiceError]
+    try:
+        found = decoders.inspect_all([picture.data for picture in pictures], max_pixels=limits.max_picture_pixels)
+    except DecodersUnavailableError as error:
+        found = [ServiceError("PICTURE_DECODER_FAILED", f"{error}; send the picture again later")] * len(pictures)
+    return [
+        info
+        if isinstance(info, ServiceError)
+        else NewPicture(picture.sha256, picture.data, info.media_type, info.width_px, info.height_px)
+        for picture, info in zip(pictures, found, strict=True)
+    ]
 
 
 def too_large(size: int, limits: LimitsConfig, *, at_least: bool = False) -> ServiceError:
@@ -64,16 +97,16 @@ def too_large(size: int, limits: LimitsConfig, *, at_least: bool = False) -> Ser
     )
 
 
-def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> NewPicture:
+def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> RawPicture:
     """Reads a picture from a folder that the configuration allows.
 
     Args:
         uri: A file:// URI or an absolute path.
         roots: The allowed folders.
-        limits: The most bytes and pixels.
+        limits: The most bytes.
 
     Raises:
-        ServiceError: PICTURE_URI_NOT_ALLOWED, PICTURE_FILE_NOT_FOUND, or what `inspected` raises.
+        ServiceError: PICTURE_URI_NOT_ALLOWED, PICTURE_FILE_NOT_FOUND or PICTURE_TOO_LARGE.
     """
     path = _path_of(uri)
     # Resolved first: a symlink or ".." inside an allowed folder may lead out of it. What lies outside is refused
@@ -86,8 +119,7 @@ def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> NewPic
             f"does not lie under a folder that server.picture_roots allows ({allowed})",
         )
     try:
-        # NOFOLLOW: the last step may not have become a link since. NONBLOCK: a pipe may not hang the server.
-        handle = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = _opened(resolved)
     except OSError as error:
         raise ServiceError(
             "PICTURE_FILE_NOT_FOUND",
@@ -101,12 +133,30 @@ def read_uri(uri: str, *, roots: Sequence[Path], limits: LimitsConfig) -> NewPic
     with os.fdopen(handle, "rb") as file:
         if about.st_size > limits.max_picture_bytes:
             raise too_large(about.st_size, limits)
-        return inspected(file.read(limits.max_picture_bytes + 1), limits)
+        return raw(file.read(limits.max_picture_bytes + 1), limits)
+
+
+def _opened(path: Path) -> int:
+    """Opens a path of which no step is a link, or has become one since. A pipe does not hang the server."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    through = flags | os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)  # a folder on the way need not be readable
+    place = os.open(path.root, through)
+    try:
+        for folder in path.parts[1:-1]:
+            inner = os.open(folder, through, dir_fd=place)
+            os.close(place)
+            place = inner
+        return os.open(path.name or path.root, flags | os.O_RDONLY | os.O_NONBLOCK, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def _path_of(uri: str) -> str:
     if "\0" in uri:
         raise _not_allowed(uri, "holds a zero byte")
+    if is_fetched(uri):
+        why = "lies on the network, from which this server fetches nothing (pictures.fetching.hosts)"
+        raise _not_allowed(uri, f"{why}; upload the bytes instead")
     if uri.startswith("/"):
         return uri
     try:
@@ -122,7 +172,7 @@ def _path_of(uri: str) -> str:
 
 
 def _not_allowed(uri: str, why: str) -> ServiceError:
-    return ServiceError("PICTURE_URI_NOT_ALLOWED", f"{uri!r:.500} {why}", uri=uri[:1000])
+    return ServiceError("PICTURE_URI_NOT_ALLOWED", f"{shown(uri)!r} {why}", uri=shown(uri))
 
 
 @dataclass
@@ -152,7 +202,7 @@ class IncomingPicture:
         """Bytes that it holds now."""
         return 0 if self.problem is not None else self._received
 
-    def finish(self) -> NewPicture:
+    def finish(self) -> RawPicture:
         """The whole picture.
 
         Raises:
@@ -161,4 +211,4 @@ class IncomingPicture:
         if self.problem is not None:
             raise self.problem
         validation.sha256("sha256", self.sha256)
-        return inspected(b"".join(self._chunks), self.limits, sha256=self.sha256)
+        return raw(b"".join(self._chunks), self.limits, sha256=self.sha256)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Iterator
+
+from dmesr_server.abandoned import still_wanted
+from dmesr_server.api.working import in_thread
 
 BURST_BYTES = 8 * 1024 * 1024  # made at a time: enough to hide a read of the store and the hop to a thread
 
@@ -18,23 +20,23 @@ async def read_ahead(pieces: Iterator[bytes], *, burst_bytes: int = BURST_BYTES)
         pieces: Advanced by one thread at a time.
         burst_bytes: About how much is made at a time.
     """
-    ahead = asyncio.create_task(asyncio.to_thread(_burst, pieces, burst_bytes))
+    ahead = asyncio.create_task(in_thread(_burst, pieces, burst_bytes))
     try:
         while burst := await ahead:
-            ahead = asyncio.create_task(asyncio.to_thread(_burst, pieces, burst_bytes))
+            ahead = asyncio.create_task(in_thread(_burst, pieces, burst_bytes))
             burst.reverse()
             while burst:
                 yield burst.pop()  # let go of as it is sent
     finally:
-        # The thread must not outlive the call: it may hold a version of a table.
-        with contextlib.suppress(Exception):
-            await ahead
+        ahead.cancel()  # the thread stops before the next piece; until then the call keeps its place
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 def _burst(pieces: Iterator[bytes], burst_bytes: int) -> list[bytes]:
     burst: list[bytes] = []
     size = 0
     while size < burst_bytes and (piece := next(pieces, None)) is not None:
+        still_wanted()
         burst.append(piece)
         size += len(piece)
     return burst

@@ -17,6 +17,7 @@ READING = frozenset(
         "AdminService/ListCatalogs",
         "AdminService/GetServerInfo",
         "AdminService/GetStoreStats",
+        "AdminService/CheckStore",
         "AdminService/ListTokens",
         "AdminService/ListAuditEntries",
         "EmbeddingService/ListRecipes",

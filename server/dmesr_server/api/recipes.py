@@ -9,7 +9,7 @@ from typing import Any
 from dmesr.v1 import embeddings_pb2 as pb
 
 from dmesr_server.api import translation, validation
-from dmesr_server.control import Control, RecipeRow
+from dmesr_server.control import Control, EmbeddingRecipeRecord, RecipeRow
 from dmesr_server.store import CatalogStore
 
 #: The kind of a recipe that a client made for vectors of its own: no descriptions, no encoder.
@@ -21,7 +21,7 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def is_external(recipe: RecipeRow) -> bool:
+def is_external(recipe: RecipeRow | EmbeddingRecipeRecord) -> bool:
     """True for a recipe that a client made for vectors of its own."""
     return bool(recipe.spec.get("kind") == EXTERNAL)
 
@@ -40,7 +40,7 @@ def create_external(control: Control, *, catalog: str, name: str) -> RecipeRow:
     return control.recipes.resolve(catalog, name)
 
 
-def source_is_external(recipe: RecipeRow, source: str) -> bool:
+def source_is_external(recipe: RecipeRow | EmbeddingRecipeRecord, source: str) -> bool:
     """True for a source whose vectors clients write."""
     return is_external(recipe) or source not in validation.RESERVED_SOURCES
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +12,12 @@ from grpc.aio import ServicerContext
 from dmesr_server import filters
 from dmesr_server.api import translation, validation
 from dmesr_server.api.parts import Parts
-from dmesr_server.serving.batching import MicroBatcher
+from dmesr_server.api.working import in_thread
+from dmesr_server.serving.batching import MicroBatcher, told
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, recommend
 from dmesr_server.store import StoredItem
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import metrics, traces
 
 _Context = ServicerContext[Any, Any]
 _MAX_QUESTIONS = 256  # answered by one run
@@ -39,16 +39,16 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
         # One object from start to end: whatever is promoted or adapted meanwhile, one version answers.
         routed = live.held(catalog=catalog, ref=asked, unit_id=request.unit_id)
         if routed is None:
-            routed = await asyncio.to_thread(live.get, catalog=catalog, ref=asked, unit_id=request.unit_id)
+            routed = await in_thread(live.get, catalog=catalog, ref=asked, unit_id=request.unit_id)
         candidates = None
         if request.settings.filter:
-            candidates = await asyncio.to_thread(self._candidates, routed.model, request.settings.filter)
+            candidates = await in_thread(self._candidates, routed.model, request.settings.filter)
         question = Question(tuple(request.history.item_ids), self._settings(request.settings, candidates))
         ranked = await self._batcher.ask(routed.model, question)
         _count(routed.model, [ranked])
         stored: Mapping[str, StoredItem] = {}
         if request.settings.attributes:
-            stored = await asyncio.to_thread(self._stored, catalog, [ranked])
+            stored = await in_thread(self._stored, catalog, [ranked])
         return pb.RecommendResponse(
             list=translation.recommendation_list(ranked, stored, request.settings.attributes),
             model=routed.model.ref,
@@ -57,7 +57,7 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
 
     async def BatchRecommend(self, request: pb.BatchRecommendRequest, context: _Context) -> pb.BatchRecommendResponse:
         """Recommends for many histories."""
-        return await asyncio.to_thread(self._many, request)
+        return await in_thread(self._many, request)
 
     def _many(self, request: pb.BatchRecommendRequest) -> pb.BatchRecommendResponse:
         validation.at_most(
@@ -70,7 +70,8 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
         )
         candidates = self._candidates(routed.model, request.settings.filter) if request.settings.filter else None
         settings = self._settings(request.settings, candidates)
-        ranked = recommend(routed.model, [history.item_ids for history in request.histories], settings)
+        with traces.step("top-k", told(routed.model, len(request.histories))):
+            ranked = recommend(routed.model, [history.item_ids for history in request.histories], settings)
         _count(routed.model, ranked)
         stored = self._stored(catalog, ranked) if request.settings.attributes else {}
         lists = [translation.recommendation_list(answer, stored, request.settings.attributes) for answer in ranked]
@@ -103,8 +104,9 @@ class RecommendationServicer(recommendations_pb2_grpc.RecommendationServiceServi
 
 
 def _count(model: ServedModel, ranked: Sequence[RankedList]) -> None:
+    recipe = model.artefact.manifest.recipe_id
+    traces.note({"dmesr.model": model.ref, "dmesr.recipe": recipe})
     if metrics.get() is None:
         return
-    recipe = model.artefact.manifest.recipe_id
     for answer in ranked:
         metrics.recommended(catalog=model.catalog, model=model.ref, recipe=recipe, strategy=answer.strategy.value)

@@ -1,4 +1,4 @@
-"""Calls that look after the store: compaction now, and snapshots."""
+"""Calls that look after the store: compaction now, snapshots, and a check of all that is in it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from typing import TypeVar
 
 from dmesr.v1 import admin_pb2 as pb
 
-from dmesr_server.api import translation, validation
+from dmesr_server.api import recipes, translation, validation
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.working import in_thread
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import TableStats
-from dmesr_server.upkeep import snapshots
+from dmesr_server.upkeep import checking, snapshots
 
 _SIGN_OF_LIFE_SECONDS = 5.0
+_FRAME_BYTES = 64
 
 _Result = TypeVar("_Result")
 
 
 async def compact(parts: Parts, request: pb.CompactStoreRequest) -> AsyncIterator[pb.CompactStoreResponse]:
     """Tidies each table of a catalog, whether that is due or not."""
-    row, catalog = await asyncio.to_thread(parts.catalog, request.catalog)
+    row, catalog = await in_thread(parts.catalog, request.catalog)
 
     def stats() -> dict[str, TableStats]:
         return {table.name: table for table in catalog.stats()}
 
-    before = await asyncio.to_thread(stats)
-    for table in await asyncio.to_thread(catalog.tables):
-        tidying = asyncio.ensure_future(asyncio.to_thread(parts.housekeeper.tidy, row.name, table))
+    before = await in_thread(stats)
+    for table in await in_thread(catalog.tables):
+        tidying = asyncio.ensure_future(in_thread(parts.housekeeper.tidy, row.name, table))
         async for _ in _meanwhile(tidying):
             yield pb.CompactStoreResponse(table=table.name)
         tidying.result()
-        after = await asyncio.to_thread(stats)
+        after = await in_thread(stats)
         if table.name in before and table.name in after:
             was, now = translation.table_stats([before[table.name], after[table.name]])
             yield pb.CompactStoreResponse(table=table.name, before=was, after=now)
@@ -66,7 +68,7 @@ async def snapshot(parts: Parts, request: pb.SnapshotStoreRequest) -> AsyncItera
             tell=tell,
         )
 
-    making = asyncio.ensure_future(asyncio.to_thread(make))
+    making = asyncio.ensure_future(in_thread(make))
     async for _ in _meanwhile(making):
         yield pb.SnapshotStoreResponse(step=step)
     made = making.result()
@@ -78,6 +80,44 @@ async def snapshot(parts: Parts, request: pb.SnapshotStoreRequest) -> AsyncItera
         step="done",
         snapshot=pb.Snapshot(folder=str(made.folder), files=made.files, bytes=made.bytes, tables=tables),
     )
+
+
+async def check(parts: Parts, request: pb.CheckStoreRequest) -> AsyncIterator[pb.CheckStoreResponse]:
+    """Looks at everything in the stores."""
+    catalog = validation.catalog_name(request.catalog) if request.catalog else None
+    step = "beginning"
+
+    def tell(what: str) -> None:
+        nonlocal step
+        step = what
+
+    scope = checking.Scope(catalog=catalog, contents=not request.quick, read_only=parts.config.server.read_only)
+    looking = asyncio.ensure_future(
+        in_thread(
+            checking.check,
+            store=parts.store,
+            control=parts.control,
+            artefacts=parts.config.artefacts_folder,
+            scope=scope,
+            written=recipes.source_is_external,
+            tell=tell,
+        )
+    )
+    async for _ in _meanwhile(looking):
+        yield pb.CheckStoreResponse(step=step)
+    yield pb.CheckStoreResponse(step="done", report=_report(looking.result(), parts.config.limits.max_message_bytes))
+
+
+def _report(done: checking.Checked, room: int) -> pb.StoreReport:
+    report = pb.StoreReport(catalogs=done.catalogs, tables=done.tables, rows=done.rows, models=done.models)
+    for one in done.findings:
+        severity = pb.FindingSeverity.Value(f"FINDING_SEVERITY_{one.severity.name}")
+        told = pb.StoreFinding(**{**vars(one), "severity": severity})
+        room -= told.ByteSize() + _FRAME_BYTES
+        if room < _FRAME_BYTES:
+            break  # thousands of them: the first ones are enough to begin with
+        report.findings.append(told)
+    return report
 
 
 async def _meanwhile(work: asyncio.Future[_Result]) -> AsyncIterator[None]:

@@ -10,10 +10,12 @@ from .control import Control
 from .database import read_only_refusal
 from .jobs import ClaimedJob, JobRow, JobState
 from .leases import Lease
+from .leasing import leased
 from .lineage import MoveRow
 from .models import ModelRow, ModelState
 from .pins import PinRow
 from .recipes import DescriptionRecipeRow, RecipeRow
+from .records import EmbeddingRecipeRecord, JobRecord, ModelRecord, Records
 from .splits import SplitRow
 from .tokens import TokenRow
 
@@ -24,15 +26,20 @@ __all__ = [
     "ClaimedJob",
     "Control",
     "DescriptionRecipeRow",
+    "EmbeddingRecipeRecord",
+    "JobRecord",
     "JobRow",
     "JobState",
     "Lease",
+    "ModelRecord",
     "ModelRow",
     "ModelState",
     "MoveRow",
     "PinRow",
     "RecipeRow",
+    "Records",
     "SplitRow",
     "TokenRow",
+    "leased",
     "read_only_refusal",
 ]

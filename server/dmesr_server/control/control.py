@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import schema
+from . import records, schema
 from .aliases import Aliases
 from .audit import Audit
 from .catalogs import Catalogs
@@ -15,6 +15,7 @@ from .lineage import Lineage
 from .models import Models
 from .pins import Pins
 from .recipes import Recipes
+from .records import Records
 from .splits import Splits
 from .tokens import Tokens
 
@@ -45,13 +46,45 @@ class Control:
         self.tokens = Tokens(database=self._database)
         self.audit = Audit(database=self._database)
 
-    def migrate(self) -> None:
+    def migrate(self, *, keep_old: bool = True) -> None:
         """Brings the tables to this version of the server.
+
+        Args:
+            keep_old: Copy an SQLite file that is of an older version beside it first.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when it cannot be reached or a newer version of the server made it.
         """
-        self._database.migrate()
+        self._database.migrate(keep_old=keep_old)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of its file; None where it is another one's database, or read only."""
+        return self._database.folder
+
+    def check(self) -> None:
+        """Sees that it can be read as it is now, not as connections remember it.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        self._database.check()
+
+    def records(self) -> Records:
+        """Everything that points to something, as it stands at one moment.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        return records.read(self._database)
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with its file; nothing where all is well, or it is no SQLite file.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        return records.integrity(self._database)
 
     def copy(self, file: Path) -> None:
         """Copies all of it into an SQLite file, as it stands at one moment.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sqlite3
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +23,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from ..errors import ServiceError
+from . import schema
 
+_LOG = logging.getLogger(__name__)
 BUSY_SECONDS = 30  # how long a writer stands in line for SQLite's one write lock
 POOL_SIZE = 16  # connections kept open
 POOL_OVERFLOW = 48  # more when many threads call at once
@@ -69,9 +74,24 @@ class Database:
                 "STORE_UNAVAILABLE", f"the control database cannot be used: {error}; {remedy}"
             ) from error
         self._writer = self._engine.execution_options(dmesr_write=True)
+        self._looker = self._engine
+        self._file: Path | None = None
+        self._file_id: tuple[int, int] | None = None  # device and inode of the file that the connections hold
         if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _set_up_reader if read_only else _set_up_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
+            if not read_only and parsed.database and not parsed.database.startswith("file:"):
+                self._file = Path(parsed.database).absolute()
+            if not read_only:
+                self._looker = sa.create_engine(parsed, poolclass=sa.NullPool)
+            for engine in {self._engine, self._looker}:
+                if self._file is not None:
+                    sa.event.listen(engine, "do_connect", self._name_file)
+                sa.event.listen(engine, "connect", _set_up_reader if read_only else self._set_up_writer)
+                sa.event.listen(engine, "begin", _begin_sqlite)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of its file; None where it is no SQLite file, or only read."""
+        return None if self._file is None else self._file.parent
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -80,6 +100,7 @@ class Database:
         Raises:
             ServiceError: STORE_UNAVAILABLE.
         """
+        self._see_file()
         with self._translated(), self._engine.begin() as connection:
             yield connection
 
@@ -92,15 +113,32 @@ class Database:
         """
         if self.read_only:
             raise read_only_refusal()
+        self._see_file()
         with self._translated(), self._writer.begin() as connection:
             yield connection
+
+    def check(self) -> None:
+        """Sees that the database can be read as it is now.
+
+        SQLite's open connections answer from the pages that they remember until another writer tells them of a change,
+        and nobody tells of a file that was damaged: so this reads by a connection that remembers nothing.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        self._see_file()
+        with self._translated(), self._looker.begin() as connection:
+            connection.execute(sa.select(schema.catalogs.c.name)).all()
 
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
 
-    def migrate(self) -> None:
+    def migrate(self, *, keep_old: bool = True) -> None:
         """Brings the tables to this version of the server.
+
+        Args:
+            keep_old: Copy an SQLite file that is of an older version beside it first.
 
         Raises:
             ServiceError: STORE_UNAVAILABLE when a newer version of the server made them.
@@ -133,8 +171,44 @@ class Database:
                     expected=script.get_current_head(),
                 )
             if current != script.get_current_head():
+                kept = self._keep_old(current) if keep_old and current is not None else None
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
+                if keep_old and current is not None:
+                    _LOG.warning(
+                        "the control database %s was made by an older version of this server and is brought from "
+                        "revision %s to %s; an older server cannot read it any more. %s",
+                        self.shown_url,
+                        current,
+                        script.get_current_head(),
+                        f"As it was it is kept in {kept}" if kept else "The way back is a copy made before (pg_dump)",
+                    )
+
+    def _keep_old(self, revision: str) -> Path | None:
+        """Copies an SQLite file as it is before it is migrated; None where it is no SQLite file."""
+        if self._file is None:
+            return None
+        kept = self._file.with_name(f"{self._file.name}.{revision}")
+        unfinished = kept.with_name(f".{kept.name}.{uuid.uuid4().hex}")
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self._file)) as source,
+                contextlib.closing(sqlite3.connect(unfinished)) as copy,
+            ):
+                source.backup(copy)  # what is committed: the migration's own transaction is another connection's
+                copy.execute("PRAGMA journal_mode = DELETE")
+            unfinished.replace(kept)
+        except (sqlite3.Error, OSError) as error:
+            raise ServiceError(
+                "STORE_UNAVAILABLE",
+                f"the control database {self.shown_url} was made by an older version of this server (revision "
+                f"{revision}) and cannot be copied to {kept} before it is migrated ({error}): nothing was changed; "
+                "free some space or let the server write there",
+                actual=revision,
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return kept
 
     def copy(self, file: Path) -> None:
         """Copies the database into a file, as it stands at one moment, while others write.
@@ -152,6 +226,38 @@ class Database:
             source: Any = connection.connection.driver_connection
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file: nothing of it stays in a log beside it
+
+    def _see_file(self) -> None:
+        """Sees that the path still names the file that is open: what is written to another one would be lost.
+
+        Only asks the system for its number. To open and close the file here would drop SQLite's locks on it, which
+        belong to the process.
+        """
+        if self._file is None or self._file_id is None:
+            return
+        try:
+            found = self._file.stat()
+        except OSError as error:
+            raise self._unavailable(f"its file cannot be found: {error.strerror}") from error
+        if (found.st_dev, found.st_ino) != self._file_id:
+            raise ServiceError(
+                "STORE_UNAVAILABLE",
+                f"the file of the control database {self.shown_url} has been replaced by another one while this "
+                "process had it open: restart the server",
+            )
+
+    def _name_file(self, _dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        """Lets only the first connection make the file: after that, one that is gone must not come back empty."""
+        mode = "rwc" if self._file_id is None else "rw"
+        arguments[0] = f"file:{quote(str(self._file))}?mode={mode}"
+        parameters["uri"] = True
+
+    def _set_up_writer(self, connection: Any, record: Any) -> None:
+        self._see_file()
+        _set_up_sqlite(connection, record)
+        if self._file is not None and self._file_id is None:
+            found = self._file.stat()
+            self._file_id = (found.st_dev, found.st_ino)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -223,9 +329,23 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Gives the file a write-ahead log. Of several that open a new file at once, all but one are told that it is
+    locked, at once: SQLite does not stand in line here, whatever its busy_timeout."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -203,7 +203,7 @@ class Jobs:
         jobs, held = schema.jobs, schema.leases
         moment = now()
         live = sa.exists().where(
-            held.c.name == sa.literal(_PREFIX).concat(jobs.c.job_id), held.c.owner.is_not(None), held.c.expires > moment
+            held.c.name == sa.literal(_PREFIX).concat(jobs.c.job_id), leases.is_live(moment, ttl_seconds)
         )
         query = (
             sa.select(jobs.c.job_id)

@@ -15,6 +15,10 @@ from ..errors import ServiceError
 from . import schema
 from .database import Database, now
 
+#: A lease that ends later than twice its length and this much from now was given by a clock that was ahead, and has
+#: since been put back: its holder would otherwise be believed in for as long as the clock was ahead, though it be dead.
+_AHEAD_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -92,11 +96,23 @@ class Leases:
         query = (
             sa.select(schema.leases.c.name)
             .where(schema.leases.c.name.startswith(prefix, autoescape=True))
-            .where(schema.leases.c.owner.is_not(None), schema.leases.c.expires > now())
+            .where(is_live(now(), 0.0))
             .order_by(schema.leases.c.name)
         )
         with self._database.read() as connection:
             return list(connection.execute(query).scalars())
+
+
+def is_live(moment: datetime, ttl_seconds: float) -> sa.ColumnElement[bool]:
+    """The condition that somebody holds a lease at a moment.
+
+    Args:
+        moment: Now.
+        ttl_seconds: How long such leases last.
+    """
+    leases = schema.leases
+    latest = moment + timedelta(seconds=2 * ttl_seconds + _AHEAD_SECONDS)
+    return sa.and_(leases.c.owner.is_not(None), leases.c.expires > moment, leases.c.expires <= latest)
 
 
 def acquire(connection: sa.Connection, name: str, owner: str, ttl_seconds: float) -> Lease | None:
@@ -104,7 +120,7 @@ def acquire(connection: sa.Connection, name: str, owner: str, ttl_seconds: float
     leases = schema.leases
     moment = now()
     expires = moment + timedelta(seconds=ttl_seconds)
-    free = sa.or_(leases.c.owner.is_(None), leases.c.expires <= moment)
+    free = sa.not_(is_live(moment, ttl_seconds))
     taken = connection.execute(
         leases.update()
         .where(leases.c.name == name, free)

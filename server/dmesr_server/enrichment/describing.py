@@ -12,9 +12,10 @@ from functools import partial
 from PIL import Image
 
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders, DecodersUnavailableError
 from dmesr_server.store import CatalogStore, DescriptionRow, StoredItem
 
-from . import pictures, provenance, routes
+from . import provenance, routes
 from .describers import Describer, DescribeRequest, DescriptionFailure, DescriptionResult
 from .picture_reads import PICTURES_PER_READ, PictureReads
 from .planning import ItemPlan
@@ -47,6 +48,7 @@ class Describing:
         language: str,
         job_id: str,
         max_picture_pixels: int,
+        decoders: Decoders,
         threads: ThreadPoolExecutor,
     ):
         """Settles what is needed.
@@ -59,7 +61,8 @@ class Describing:
             language: The catalog's.
             job_id: For provenance.
             max_picture_pixels: A picture with more fails its routes.
-            threads: Decode the pictures.
+            decoders: Decode the pictures.
+            threads: Wait for them.
         """
         self._describer = describer
         self._recipe = recipe
@@ -68,6 +71,7 @@ class Describing:
         self._language = language
         self._job_id = job_id
         self._max_picture_pixels = max_picture_pixels
+        self._decoders = decoders
         self._threads = threads
 
     async def describe(self, plans: Sequence[ItemPlan]) -> list[Described]:
@@ -133,9 +137,13 @@ class Describing:
 
     def _decode(self, sha256: str, data: bytes) -> Image.Image | DescriptionFailure:
         try:
-            return pictures.decode(data, self._max_picture_pixels, shrink_to_pixels=self._describer.picture_pixels)
+            return self._decoders.decode(
+                data, max_pixels=self._max_picture_pixels, shrink_to_pixels=self._describer.picture_pixels
+            )
         except ServiceError as error:
             return DescriptionFailure(error.reason, f"picture {sha256}: {error.message}")
+        except DecodersUnavailableError as error:
+            raise ServiceError("DESCRIBER_UNAVAILABLE", f"{error}; then retry the job") from error
 
     def _described(self, plan: ItemPlan, index: int, answers: Mapping[tuple[int, str], Answer]) -> Described:
         rows = []

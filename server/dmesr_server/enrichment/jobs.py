@@ -9,10 +9,13 @@ from dmesr_server.config import Config
 from dmesr_server.control import Control, JobRow, JobState
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store
+from dmesr_server.telemetry import traces
 
 from . import describers, specs
 from .specs import JobSpec
 
+#: Of a stored job: the W3C headers of the call that started it, where that was traced.
+TRACE = "trace"
 _IDS_IN_MESSAGE = 5
 # What an automatic request id is made in: the same waiting line and the same last job give the same id everywhere.
 _AUTO = uuid.UUID("6a1f5f0e-6f0f-4f4c-9a53-52b7f5a3a0d1")
@@ -39,9 +42,13 @@ def start_job(
     means = specs.means(control=control, config=config, catalog=row, spec=spec)
     _check_items(store, catalog=catalog, spec=spec)
     means.recipe.save(control, catalog)
+    asked = spec.to_json()
+    if carrier := traces.carrier():
+        asked[TRACE] = carrier  # not read by `JobSpec`: a retry belongs to its own call
     job = control.jobs.create(
-        catalog, spec.to_json(), means.recipe.recipe_id, means.describer.name, means.encoder_name, request_id
+        catalog, asked, means.recipe.recipe_id, means.describer.name, means.encoder_name, request_id
     )
+    traces.note({"dmesr.job_id": job.job_id, "dmesr.recipe": job.recipe_id})
     # A repeated request must not move a name that has been bound to something else since.
     if job.recipe_id == means.recipe.recipe_id and job.state is JobState.QUEUED and job.attempts == 0:
         control.recipes.bind(catalog, spec.recipe, means.recipe.recipe_id)

@@ -31,6 +31,8 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from dmesr_server.telemetry import traces
+
 from .openai_told import Told
 from .openai_traffic import Traffic
 
@@ -229,15 +231,18 @@ class Endpoint:
         headers = {"content-type": "application/json"} if body is not None else {}
         base = self._url.path.rstrip("/")
         url = self._url.copy_with(path=base.removesuffix("/v1") + path if path.startswith("/") else f"{base}/{path}")
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._client.request(method, url, content=body, headers=headers)
-        except TimeoutError as error:
-            raise _Passing(f"gave no answer within {seconds:g} s", kind=Failing) from error
-        except httpx2.HTTPError as error:
-            why = self._struck(str(error)) or type(error).__name__
-            raise _Passing(f"cannot be reached: {why}", kind=Unreachable) from error
-        return self._read(response)
+        told = {"http.request.method": method, "server.address": url.host, "url.path": url.path}
+        with traces.step("ask endpoint", told, kind="CLIENT") as span:
+            try:
+                async with asyncio.timeout(seconds):
+                    response = await self._client.request(method, url, content=body, headers=headers | traces.carrier())
+            except TimeoutError as error:
+                raise _Passing(f"gave no answer within {seconds:g} s", kind=Failing) from error
+            except httpx2.HTTPError as error:
+                why = self._struck(str(error)) or type(error).__name__
+                raise _Passing(f"cannot be reached: {why}", kind=Unreachable) from error
+            span.note({"http.response.status_code": response.status_code})
+            return self._read(response)
 
     def _read(self, response: httpx2.Response) -> Any:
         status = response.status_code

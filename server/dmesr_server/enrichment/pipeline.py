@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dmesr_server.config import Config
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.store import CatalogStore, DescriptionRow, StoredItem
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import metrics, traces
 
 from . import planning
 from .describing import Described, Describing
@@ -48,6 +50,7 @@ class Pipeline:
         job_id: str,
         spec: JobSpec,
         means: Means,
+        decoders: Decoders,
         progress: Progress,
         fence: Fence,
         report: Report,
@@ -62,6 +65,7 @@ class Pipeline:
             job_id: For provenance.
             spec: What to do.
             means: Describer, encoder and recipe.
+            decoders: Decode pictures.
             progress: Counts as it goes.
             fence: Raises LEASE_LOST when somebody else has taken the job; asked before every write.
             report: Keeps the progress in the control database.
@@ -72,6 +76,7 @@ class Pipeline:
         self._job_id = job_id
         self._spec = spec
         self._means = means
+        self._decoders = decoders
         self._progress = progress
         self._fence = fence
         self._report = report
@@ -135,7 +140,8 @@ class Pipeline:
         looked_at = 0
         batches = planning.batches(self._catalog, item_ids=item_ids, rows=self._config.enrichment.batch_items)
         while (batch := await asyncio.to_thread(_next, batches)) is not None:
-            plans = await asyncio.to_thread(planning.plan_batch, batch, catalog=self._catalog, scope=self._scope)
+            with traces.step("plan batch", {"dmesr.items": len(batch)}):
+                plans = await asyncio.to_thread(planning.plan_batch, batch, catalog=self._catalog, scope=self._scope)
             taken, full = self._within_limit(plans)
             looked_at += len(taken)
             for plan in taken:
@@ -195,6 +201,7 @@ class Pipeline:
             language=self._language,
             job_id=self._job_id,
             max_picture_pixels=self._config.limits.max_picture_pixels,
+            decoders=self._decoders,
             threads=threads,
         )
         async with asyncio.TaskGroup() as calls:
@@ -206,8 +213,9 @@ class Pipeline:
         """One of the calls that are in flight side by side."""
         while plans := await self._todo.get():
             await self._means.describer.start()
-            with self._progress.describing:
+            with self._progress.describing, traces.step("describe batch", {"dmesr.items": len(plans)}) as span:
                 described = await describing.describe(plans)
+                span.note(_by_route(described))
             await self._made.put(described)
 
     # Keep
@@ -257,8 +265,8 @@ class Pipeline:
         rows = [row for done in pending for row in done.rows if row.item_id in there]
         drop = [row for done in pending for row in done.plan.drop]
         if rows or drop:
-            await self._fence()
-            await asyncio.to_thread(self._store_descriptions, rows, drop)
+            with traces.step("keep descriptions", {"dmesr.descriptions": len(rows)}):
+                await asyncio.to_thread(self._store_descriptions, rows, drop)
             self._presence.wrote(row.item_id for row in rows)
         for done in pending:
             for row in done.rows:
@@ -281,9 +289,9 @@ class Pipeline:
                 cost.text_bytes += len(result.text.encode())
 
     def _store_descriptions(self, rows: Sequence[DescriptionRow], drop: Sequence[DescriptionRow]) -> None:
-        if rows:
-            self._catalog.descriptions.upsert(rows)
+        self._catalog.descriptions.upsert(rows, allowed=self._fence)
         if drop:
+            self._fence()
             self._catalog.descriptions.delete_rows(drop)
 
     async def _keep_rest(self) -> None:
@@ -293,6 +301,16 @@ class Pipeline:
         pending, self._pending = self._pending, []
         if pending:
             await self._write_descriptions(pending)
+
+
+def _by_route(described: Sequence[Described]) -> dict[str, int]:
+    """How many descriptions of each route were made, and failed, as a span tells it."""
+    counts: Counter[str] = Counter()
+    for done in described:
+        counts.update(
+            f"dmesr.{'described' if row.route in done.results else 'failed'}.{row.route}" for row in done.rows
+        )
+    return dict(counts)
 
 
 def _next(batches: Iterator[list[StoredItem]]) -> list[StoredItem] | None:

@@ -9,9 +9,10 @@ from PIL import Image
 from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, Control
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders, DecodersUnavailableError
 from dmesr_server.store import CatalogStore, StoredItem
 
-from . import describers, describing, pictures, recipes, routes
+from . import describers, describing, recipes, routes
 from .describers import Describer, PromptTurn, ShowsPrompts
 
 
@@ -46,6 +47,7 @@ def preview(
     config: Config,
     catalog: CatalogRow,
     store: CatalogStore,
+    decoders: Decoders,
     item_id: str,
     route: str,
     describer: str = "",
@@ -58,6 +60,7 @@ def preview(
         config: Describers and their settings.
         catalog: The catalog; its domain and language stand in the prompt.
         store: Its tables.
+        decoders: Decode the picture.
         item_id: The item.
         route: The route.
         describer: Its name; that of the recipe when empty, or the configured one where no recipe is given either.
@@ -81,7 +84,7 @@ def preview(
     routes.checked([route], made.routes)
     item = _item(store, item_id, route)
     picture = (
-        _picture(store, made, item, max_pixels=config.limits.max_picture_pixels)
+        _picture(store, decoders, made, item, max_pixels=config.limits.max_picture_pixels)
         if routes.needs_picture(route)
         else None
     )
@@ -134,7 +137,9 @@ def _item(store: CatalogStore, item_id: str, route: str) -> StoredItem:
     return item
 
 
-def _picture(store: CatalogStore, describer: Describer, item: StoredItem, *, max_pixels: int) -> Image.Image:
+def _picture(
+    store: CatalogStore, decoders: Decoders, describer: Describer, item: StoredItem, *, max_pixels: int
+) -> Image.Image:
     assert item.picture_sha256 is not None, "the route applies"
     stored = store.pictures.get(item.picture_sha256)
     if stored is None:
@@ -143,4 +148,7 @@ def _picture(store: CatalogStore, describer: Describer, item: StoredItem, *, max
             f"the picture {item.picture_sha256} of the item {item.item_id} is not on the server; upload it again",
             sha256=item.picture_sha256,
         )
-    return pictures.decode(stored.data, max_pixels, shrink_to_pixels=describer.picture_pixels)
+    try:
+        return decoders.decode(stored.data, max_pixels=max_pixels, shrink_to_pixels=describer.picture_pixels)
+    except DecodersUnavailableError as error:
+        raise ServiceError("DESCRIBER_UNAVAILABLE", str(error)) from error

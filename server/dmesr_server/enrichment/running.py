@@ -14,9 +14,13 @@ from typing import Any, TypeVar
 from dmesr_server.config import Config
 from dmesr_server.control import CatalogRow, ClaimedJob, Control, JobState
 from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.store import Store
+from dmesr_server.telemetry import traces
 from dmesr_server.telemetry.logs import JOB_ID
+from dmesr_server.telemetry.traces import Span
 
+from .jobs import TRACE
 from .pipeline import Pipeline
 from .progress import Progress
 from .specs import JobSpec, Means
@@ -50,6 +54,7 @@ class RunningJob:
         claimed: ClaimedJob,
         catalog: CatalogRow,
         means: Means,
+        decoders: Decoders,
         stopping: asyncio.Event,
         heart: ThreadPoolExecutor,
     ):
@@ -62,6 +67,7 @@ class RunningJob:
             claimed: The job.
             catalog: Its catalog.
             means: Describer, encoder and recipe.
+            decoders: Decode pictures.
             stopping: Set when this process has to end; the job then goes back to the queue.
             heart: A thread for the lease alone: a renewal must not wait behind a thousand vectors.
         """
@@ -74,6 +80,7 @@ class RunningJob:
         self._lost = asyncio.Event()
         self._progress = Progress.resumed(means.routes, claimed.job.progress)
         self._reported = 0.0
+        self._steps = config.telemetry.job_steps
         self._pipeline = Pipeline(
             config=config,
             catalog=store.catalog(claimed.job.catalog),
@@ -82,15 +89,33 @@ class RunningJob:
             job_id=claimed.job.job_id,
             spec=JobSpec.from_json(claimed.job.spec),
             means=means,
+            decoders=decoders,
             progress=self._progress,
-            fence=self._fence,
+            fence=self._may_write,
             report=self._report,
         )
 
     async def run(self) -> None:
         """Runs until the job has ended, went back to the queue, or is somebody else's. Never raises for its sake."""
-        job, describer = self._job, self._means.describer
+        job = self._job
         JOB_ID.set(job.job_id)
+        told: traces.Attributes = {
+            "dmesr.job_id": job.job_id,
+            "dmesr.catalog": job.catalog,
+            "dmesr.recipe": job.recipe_id,
+            "dmesr.describer": job.describer,
+            "dmesr.encoder": job.encoder,
+            "dmesr.attempt": job.attempts,
+        }
+        carrier = job.spec.get(TRACE) or {}
+        with (
+            traces.entry("job", kind="CONSUMER", carrier=carrier, attributes=told) as span,
+            traces.bounded(self._steps),
+        ):
+            await self._run(span)
+
+    async def _run(self, span: Span) -> None:
+        job, describer = self._job, self._means.describer
         _LOG.info(
             "job started: job=%s catalog=%s attempt=%d describer=%s encoder=%s recipe=%s",
             job.job_id,
@@ -104,7 +129,7 @@ class RunningJob:
             _LOG.info("the describer %s is no multimodal LLM: job=%s", describer.name, job.job_id)
         beat = asyncio.create_task(self._beat())
         try:
-            await self._settle(await self._worked())
+            await self._settle(await self._worked(), span)
         except ServiceError as error:
             if error.reason not in _TAKEN_AWAY:
                 # The control database cannot be reached. The lease will run out and the job be taken up again.
@@ -132,8 +157,12 @@ class RunningJob:
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
 
-    async def _settle(self, end: BaseException | _Interruption | None) -> None:
+    async def _settle(self, end: BaseException | _Interruption | None, span: Span) -> None:
         job_id = self._job.job_id
+        failed = "" if end is None or isinstance(end, _Interruption) else getattr(end, "reason", "INTERNAL")
+        how = end.name if isinstance(end, _Interruption) else "FAILED" if failed else "SUCCEEDED"
+        span.note({"dmesr.outcome": how, "dmesr.items": self._progress.items_done})
+        span.settled(failed=failed)
         if end is _Interruption.LOST or (isinstance(end, ServiceError) and end.reason in _TAKEN_AWAY):
             _LOG.warning("job was taken away: job=%s", job_id)
         elif end is _Interruption.STOPPED:
@@ -201,9 +230,6 @@ class RunningJob:
                 if error.reason in _TAKEN_AWAY:
                     return _Interruption.LOST
             await asyncio.sleep(_WATCH_SECONDS)
-
-    async def _fence(self) -> None:
-        await asyncio.to_thread(self._may_write)
 
     def _may_write(self) -> None:
         self._control.jobs.get(self._job.job_id)  # gone with its catalog: a write would bring the tables back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_server.store import CatalogStore, EmbeddingTable, SourceColumn
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import metrics, traces
 
 from . import memory
 from .encoders import Encoder
@@ -23,8 +23,9 @@ _LOG = logging.getLogger(__name__)
 _STEPS = 8  # texts gathered for one encode, in steps of the encoder: texts of like length go together
 _WAIT_SECONDS = 2.0  # for more texts, where describers are slower than the encoder
 
-#: Raises LEASE_LOST when somebody else has taken the job. Asked before every write.
-Fence = Callable[[], Awaitable[None]]
+#: Raises LEASE_LOST when somebody else has taken the job. Blocks. Asked between a write's look at the store and its
+#: commit, so that a job's earlier holder, however long it was stopped, writes over nothing of the later one's.
+Fence = Callable[[], None]
 
 
 class Report(Protocol):
@@ -72,10 +73,13 @@ class Presence:
         there = await asyncio.to_thread(self._catalog.items.existing, [*item_ids, *written])
         gone = sorted(written - there)
         if gone:
-            await self._fence()
-            await asyncio.to_thread(self._catalog.descriptions.delete, gone)
-            await asyncio.to_thread(self._vectors.delete, gone)
+            await asyncio.to_thread(self._forget, gone)
         return there
+
+    def _forget(self, gone: Sequence[str]) -> None:
+        self._fence()
+        self._catalog.descriptions.delete(gone)
+        self._vectors.delete(gone)
 
 
 class Encoding:
@@ -153,11 +157,15 @@ class Encoding:
         if self._loading is not None:
             await asyncio.shield(self._loading)
         await self._encoder.start()
-        with self._progress.encoding:
+        with self._progress.encoding, traces.step("encode", {"dmesr.texts": len(texts)}):
             vectors_ND = await self._encoder.encode(texts)
         return dict(zip(texts, vectors_ND, strict=True))
 
     async def _write(self, lot: Sequence[VectorChange], encoded: Mapping[str, NDArray[np.float32]]) -> None:
+        with traces.step("keep vectors", {"dmesr.items": len(lot)}):
+            await self._written(lot, encoded)
+
+    async def _written(self, lot: Sequence[VectorChange], encoded: Mapping[str, NDArray[np.float32]]) -> None:
         there = await self._presence.confirm([change.item_id for change in lot])
         # One write for each set of sources: a write touches no source that it was not asked to.
         groups: dict[tuple[str, ...], list[VectorChange]] = {}
@@ -167,8 +175,7 @@ class Encoding:
         for sources, changes in groups.items():
             columns = {source: self._column(source, changes, encoded) for source in sources}
             item_ids = [change.item_id for change in changes]
-            await self._fence()
-            await asyncio.to_thread(self._vectors.upsert, item_ids, columns)
+            await asyncio.to_thread(self._vectors.upsert, item_ids, columns, allowed=self._fence)
             self._presence.wrote(item_ids)
             for source, column in columns.items():
                 self._count(source, int(column.present.sum()), changes)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, answer
-from dmesr_server.telemetry import metrics
+from dmesr_server.telemetry import metrics, traces
+from dmesr_server.telemetry.traces import Span
 
-_Waiting = list[tuple[Question, asyncio.Future[RankedList]]]
+_Waiting = list[tuple[Question, asyncio.Future[RankedList], Span]]
 
 
 class MicroBatcher:
@@ -46,17 +47,18 @@ class MicroBatcher:
         Raises:
             ServiceError: INVALID_ARTEFACT when the user tower fails on this history.
         """
-        future: asyncio.Future[RankedList] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(model, []).append((question, future))
-        if not self._busy:
-            self._start()
-        if self._metrics is None:
-            return await future
-        self._metrics.waiting.inc()
-        try:
-            return await future
-        finally:
-            self._metrics.waiting.dec()
+        with traces.step("micro-batch") as span:
+            future: asyncio.Future[RankedList] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(model, []).append((question, future, span))
+            if not self._busy:
+                self._start()
+            if self._metrics is None:
+                return await future
+            self._metrics.waiting.inc()
+            try:
+                return await future
+            finally:
+                self._metrics.waiting.dec()
 
     def _start(self) -> None:
         """Sets the thread to work on the next batch, if there is one."""
@@ -67,29 +69,44 @@ class MicroBatcher:
             if rest:
                 self._waiting[model] = rest  # behind the other models: none of them waits for all of this one
             # Whoever has gone away meanwhile is not worked for.
-            batch = [(question, future) for question, future in batch if not future.done()]
+            batch = [(question, future, span) for question, future, span in batch if not future.done()]
             if batch:
                 self._busy = True
-                questions = [question for question, _ in batch]
+                questions = [question for question, _, _ in batch]
+                spans = [span for _, _, span in batch if span.is_recorded]
+                for span in spans:
+                    span.event("the batch begins")  # what came before was waiting
                 if self._metrics is not None:
                     self._metrics.batch.observe(len(questions))
-                run = asyncio.get_running_loop().run_in_executor(self._thread, _answers, model, questions)
+                run = asyncio.get_running_loop().run_in_executor(self._thread, _traced, model, questions, spans)
                 run.add_done_callback(functools.partial(self._end, batch))
 
     def _end(self, batch: _Waiting, run: asyncio.Future[Sequence[RankedList | Exception]]) -> None:
         self._busy = False
         self._start()  # first of all: the next batch is worked on while the answers of this one are sent
         if run.cancelled():
-            for _, future in batch:
+            for _, future, _ in batch:
                 future.cancel()
             return
-        for (_, future), given in zip(batch, run.result(), strict=True):
+        for (_, future, _), given in zip(batch, run.result(), strict=True):
             if future.done():
                 continue
             if isinstance(given, RankedList):
                 future.set_result(given)
             else:
                 future.set_exception(given)
+
+
+def _traced(
+    model: ServedModel, questions: Sequence[Question], spans: Sequence[Span]
+) -> Sequence[RankedList | Exception]:
+    with traces.step("top-k", told(model, len(questions)), within=spans):
+        return _answers(model, questions)
+
+
+def told(model: ServedModel, questions: int) -> traces.Attributes:
+    """What a span tells of questions to a model."""
+    return {"dmesr.model": model.ref, "dmesr.questions": questions, "dmesr.index.items": len(model.index)}
 
 
 def _answers(model: ServedModel, questions: Sequence[Question]) -> Sequence[RankedList | Exception]:

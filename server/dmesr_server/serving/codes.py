@@ -6,7 +6,8 @@ memory's time. How far such a score can be from the true one is known:
 
     |q·x − q̂·x̂| = |q·(x − x̂) + (q − q̂)·x̂| ≤ ‖q‖‖x − x̂‖ + ‖q − q̂‖‖x̂‖    (Cauchy–Schwarz)
 
-so nothing that is more than twice that below the k-th best can be among the best k.
+so nothing that is more than twice that below the k-th best can be among the best k. A processor without VNNI adds two
+products of such numbers in 16 bits, where 255·127 twice does not fit; there a query has 7 bits, and 128·127 twice does.
 
 Shapes: N items, V width of the model's vectors, B queries, S items of one slice.
 """
@@ -15,23 +16,35 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import StringStringEntryProto, TensorProto, helper
 
 from dmesr_server.serving import products
 
 _LOG = logging.getLogger(__name__)
-_MOST = 127  # the largest code
-_ZERO = 128  # added to a query's codes: the fast kernels want one side unsigned
+_MOST = 127  # the largest code of an item
 #: Numbers of the items' matrix below which floats are as quick.
 _WORTH_CODES = 4_000_000
 _SLICE_ITEMS = 65_536  # multiplied by one run: what making a slice holds meanwhile is several times its codes
+_CODES = "codes.bin"
 _GROUP_QUERIES = 16  # of one run: what comes out of it then stays near the core
 #: Added to the bound for what float32 itself rounds in a true score, as a share of ‖q‖‖x‖.
 _FLOAT32 = 1e-5
+
+
+@dataclass(frozen=True)
+class _QueryRange:
+    most: int  # the largest code
+    zero: int  # added to the codes: the fast kernels want one side unsigned
+
+
+_QUERY_RANGES = (_QueryRange(most=127, zero=128), _QueryRange(most=64, zero=64))
 
 
 class ItemCodes:
@@ -42,7 +55,14 @@ class ItemCodes:
 
         Args:
             vectors_NV: Finite float32; at least one item.
+
+        Raises:
+            RuntimeError: This processor's products are not exact, with no range of queries.
         """
+        queries = _queries_here()
+        if queries is None:
+            raise RuntimeError("this processor's products of 8-bit numbers are not exact; use floats")
+        self._range = queries
         # Reductions and rounding go slice by slice: nothing of the size of the matrix is made on the way.
         self._items = len(vectors_NV)
         parts = min(self._items, max(products.cores(), -(-self._items // _SLICE_ITEMS)))
@@ -56,7 +76,7 @@ class ItemCodes:
             codes_SV = np.rint(scaled_SV)
             self._rounding = max(self._rounding, float(_lengths(scaled_SV - codes_SV).max()))
             self._longest = max(self._longest, float(_lengths(codes_SV).max()))
-            self._sessions.append(_product(codes_SV.astype(np.int8)))
+            self._sessions.append(_product(codes_SV.astype(np.int8), zero=queries.zero))
 
     def scores(self, queries_BV: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """For each query the whole-number score of every item, and how far below another a better one can be.
@@ -69,13 +89,13 @@ class ItemCodes:
             below another's is truly worse than it.
         """
         scaled_BV = queries_BV * self._units_V
-        units_B1 = np.abs(scaled_BV).max(1, keepdims=True) / _MOST
+        units_B1 = np.abs(scaled_BV).max(1, keepdims=True) / self._range.most
         scaled_BV /= np.where(units_B1 > 0, units_B1, 1)
         codes_BV = np.rint(scaled_BV)
         error_B = _lengths(scaled_BV) * (self._rounding + _FLOAT32 * self._longest)
         error_B += _lengths(scaled_BV - codes_BV) * self._longest
         reach_B = np.ceil(2 * error_B).astype(int) + 1
-        shifted_BV = (codes_BV + _ZERO).astype(np.uint8)
+        shifted_BV = (codes_BV + self._range.zero).astype(np.uint8)
         scores_N = np.empty(self._items, np.int32)
         for start in range(0, len(shifted_BV), _GROUP_QUERIES):
             group = {"queries": shifted_BV[start : start + _GROUP_QUERIES]}
@@ -86,7 +106,7 @@ class ItemCodes:
 
 def codes_of(vectors_NV: np.ndarray) -> ItemCodes | None:
     """The codes of a matrix; None where they do not pay or this processor's product of them is not exact."""
-    return ItemCodes(vectors_NV) if vectors_NV.size >= _WORTH_CODES and _exact_here() else None
+    return ItemCodes(vectors_NV) if vectors_NV.size >= _WORTH_CODES and _queries_here() else None
 
 
 def _lengths(rows_SV: np.ndarray) -> np.ndarray:
@@ -94,35 +114,48 @@ def _lengths(rows_SV: np.ndarray) -> np.ndarray:
     return lengths_S
 
 
-def _product(codes_SV: np.ndarray) -> ort.InferenceSession:
-    """Multiplies queries [B, V] with these items: int32 [B, S]. The session keeps the codes in the kernel's order."""
+def _product(codes_SV: np.ndarray, *, zero: int) -> ort.InferenceSession:
+    """Multiplies queries [B, V] with these items: int32 [B, S]. The session keeps the codes in the kernel's order.
+
+    The codes come to it in a file of their own, which it lets go of: of those inside the graph it keeps a second copy.
+    """
     items, width = codes_SV.shape
-    transposed_VS = np.ascontiguousarray(codes_SV.T)
+    place = {"location": _CODES, "offset": "0", "length": str(codes_SV.nbytes)}
+    codes = TensorProto(
+        name="items",
+        data_type=TensorProto.INT8,
+        dims=[width, items],
+        data_location=TensorProto.EXTERNAL,
+        external_data=[StringStringEntryProto(key=key, value=value) for key, value in place.items()],
+    )
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["queries", "items", "zero"], ["scores"])],
         "product",
         [helper.make_tensor_value_info("queries", TensorProto.UINT8, [None, width])],
         [helper.make_tensor_value_info("scores", TensorProto.INT32, [None, items])],
-        [
-            helper.make_tensor("items", TensorProto.INT8, [width, items], transposed_VS.tobytes(), raw=True),
-            helper.make_tensor("zero", TensorProto.UINT8, [], [_ZERO]),
-        ],
+        [codes, helper.make_tensor("zero", TensorProto.UINT8, [], [zero])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # An arena keeps the scores of the largest group of queries for ever: of a million items 130 MB.
+    options.enable_cpu_mem_arena = False
+    with tempfile.TemporaryDirectory(prefix="dmesr-codes-") as folder:
+        np.ascontiguousarray(codes_SV.T).tofile(Path(folder, _CODES))
+        Path(folder, "product.onnx").write_bytes(model.SerializeToString())
+        return ort.InferenceSession(str(Path(folder, "product.onnx")), options, providers=["CPUExecutionProvider"])
 
 
 @functools.cache
-def _exact_here() -> bool:
-    """Whether sums of products are whole: processors without VNNI add pairs of them in 16 bits, which overflow."""
+def _queries_here() -> _QueryRange | None:
+    """The finest range of queries whose sums of products are whole on this processor; None where none is."""
     codes_SV = np.full((64, 64), _MOST, np.int8)
     codes_SV[::2] *= -1
-    queries = np.full((3, 64), _ZERO + _MOST, np.uint8)
-    (scores_BS,) = _product(codes_SV).run(None, {"queries": queries})
-    exact = bool((scores_BS == codes_SV.astype(np.int32).sum(1) * _MOST).all())
-    if not exact:
-        _LOG.info("this processor's products of 8-bit numbers overflow: recommendations use floats throughout")
-    return exact
+    for queries in _QUERY_RANGES:
+        highest = np.full((3, 64), queries.zero + queries.most, np.uint8)
+        (scores_BS,) = _product(codes_SV, zero=queries.zero).run(None, {"queries": highest})
+        if (scores_BS == codes_SV.astype(np.int32).sum(1) * queries.most).all():
+            return queries
+    _LOG.info("this processor's products of 8-bit numbers overflow: recommendations use floats throughout")
+    return None

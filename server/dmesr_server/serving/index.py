@@ -5,7 +5,7 @@ Shapes: N items of the index, V width of the model's vectors.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dmesr_server.serving.codes import ItemCodes, codes_of
+from dmesr_server.serving.item_ids import ItemIds
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +25,13 @@ class ItemIndex:
         ids: The items, ascending: an equal score is decided by the smaller row, hence by the smaller id.
         vectors_NV: Their vectors, float32, C-contiguous.
         counts_N: Their interactions in training, int64; 0 for an item that is new.
-        rows: item id → row.
         folder: Where the files are that the vectors are mapped from; None where they are in memory.
         codes: The vectors in eight bits; None where they would not pay, or were not made (:meth:`coded`).
     """
 
-    ids: tuple[str, ...]
+    ids: ItemIds
     vectors_NV: np.ndarray
     counts_N: np.ndarray
-    rows: Mapping[str, int]
     folder: Path | None = None
     codes: ItemCodes | None = None
 
@@ -40,10 +39,10 @@ class ItemIndex:
         """How many items it holds."""
         return len(self.ids)
 
-    @cached_property
+    @property
     def arrow_ids(self) -> pa.LargeStringArray:
         """The ids for Arrow's functions."""
-        return pa.array(self.ids, pa.large_string())
+        return self.ids.arrow
 
     @cached_property
     def inverse_norms_N(self) -> np.ndarray:
@@ -54,7 +53,8 @@ class ItemIndex:
 
     def rows_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """The rows of those items that the index holds, in the order given; int64."""
-        return np.array([row for item_id in item_ids if (row := self.rows.get(item_id)) is not None], np.int64)
+        rows_K = self.ids.rows(list(item_ids))
+        return rows_K[rows_K >= 0]
 
     def coded(self) -> ItemIndex:
         """The same with codes where they pay: for an index that many questions will be asked of."""
@@ -68,19 +68,22 @@ class ItemIndex:
         keep_N = np.ones(len(self.ids), bool)
         keep_N[gone] = False
         kept = np.flatnonzero(keep_N)
-        return indexed([self.ids[row] for row in kept], self.vectors_NV[kept], self.counts_N[kept])
+        return indexed(self.arrow_ids.take(pa.array(kept)), self.vectors_NV[kept], self.counts_N[kept])
 
 
 def indexed(
-    ids: Sequence[str], vectors_NV: np.ndarray, counts_N: np.ndarray, *, folder: Path | None = None
+    ids: pa.LargeStringArray | Sequence[str],
+    vectors_NV: np.ndarray,
+    counts_N: np.ndarray,
+    *,
+    folder: Path | None = None,
 ) -> ItemIndex:
-    """Makes an index of items that are in order, each once; the matrix is taken as it is, not copied."""
+    """Makes an index of items that are in order, each once; Arrow's ids and the arrays are taken as they are."""
     vectors_NV.flags.writeable = False
     counts_N.flags.writeable = False
     return ItemIndex(
-        ids=tuple(ids),
+        ids=ItemIds(ids),
         vectors_NV=vectors_NV,
         counts_N=counts_N,
-        rows={item_id: row for row, item_id in enumerate(ids)},
         folder=folder,
     )

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dmesr_server import disk_room
 from dmesr_server.serving.artefact import read_counts
 from dmesr_server.serving.index import ItemIndex, indexed
 from dmesr_server.store import VECTOR, AdaptedSnapshot, AdaptedTable
@@ -82,7 +83,7 @@ class IndexFiles:
                 ids, counts_N = _items(snapshot, artefact, vector_dim)
                 vectors_NV = np.empty((len(ids), vector_dim), np.float32)
                 _fill(vectors_NV, ids, snapshot)
-                return indexed(ids.to_pylist(), vectors_NV, counts_N).coded(), snapshot.version
+                return indexed(ids, vectors_NV, counts_N).coded(), snapshot.version
         self.keep(index)
         return index.coded(), snapshot.version  # each process its own, and not under the lock of the files
 
@@ -148,7 +149,13 @@ def _items(snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> tuple[
 def _write(
     folder: Path, ids: pa.LargeStringArray, counts_N: np.ndarray, snapshot: AdaptedSnapshot, vector_dim: int
 ) -> None:
-    vectors_NV = np.lib.format.open_memmap(folder / _VECTORS, mode="w+", dtype=np.float32, shape=(len(ids), vector_dim))
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), vector_dim)}
+    with (folder / _VECTORS).open("wb") as numbers:
+        np.lib.format.write_array_header_1_0(numbers, shape)
+        numbers.flush()
+        # A page of a mapped file that finds no room on the disk kills the process (SIGBUS): the room is taken before.
+        disk_room.take(numbers.fileno(), numbers.tell(), 4 * len(ids) * vector_dim)
+    vectors_NV = np.load(folder / _VECTORS, mmap_mode="r+")
     _fill(vectors_NV, ids, snapshot)
     table = pa.record_batch([ids, pa.array(counts_N)], names=["item_id", "count"])
     with (folder / _ITEMS).open("wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -165,8 +172,8 @@ def _mapped(place: Path) -> ItemIndex | None:
     """The index in a folder; None where there is none."""
     try:
         with pa.memory_map(str(place / _ITEMS)) as file, pa.ipc.open_file(file) as reader:
-            items = reader.get_batch(0)
-            ids, counts_N = items.column(0).to_pylist(), items.column(1).to_numpy().copy()
+            items = reader.get_batch(0)  # stays mapped for as long as its columns are held
+            ids, counts_N = items.column(0), items.column(1).to_numpy()
         # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
         vectors_NV = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
     except FileNotFoundError:

@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from dmesr_server.control import Control, Lease
+from dmesr_server.control import Control, leased
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import CatalogStore, IndexKind, IndexRecord, Store, VectorIndex, VectorTable, matrix_of
 
 _LOG = logging.getLogger(__name__)
-_LEASE_SECONDS = 60.0  # of a build whose process is silent
 _STALE_SHARE = 0.05  # of the rows outside the index, from which it takes them up
 _GROWN = 2.0  # times as many rows as it was made of, from which it is made anew
 _NICE = 10  # whoever waits for an answer goes first
@@ -96,13 +95,9 @@ class IndexKeeper:
 
     def _do(self, work: _Work) -> None:
         name = f"vector-index:{work.catalog}:{work.table}:{work.source}"
-        lease = self._control.leases.acquire(name, self._owner, _LEASE_SECONDS)
-        if lease is None:
-            return
-        done = threading.Event()
-        renewing = threading.Thread(target=_renew, args=(self._control, lease, done), name="index-lease", daemon=True)
-        renewing.start()
-        try:
+        with leased(self._control, name, self._owner) as lease:
+            if lease is None:
+                return
             _LOG.info("index begun: catalog=%s table=%s source=%s", work.catalog, work.table, work.source)
             self._process = multiprocessing.get_context("spawn").Process(
                 target=_work, args=(self._store.uri, work), daemon=True
@@ -111,22 +106,19 @@ class IndexKeeper:
             self._process.join()
             if self._process.exitcode and not self._stopped:
                 _LOG.warning("index failed: table=%s source=%s, tried again later", work.table, work.source)
-        finally:
-            done.set()
-            renewing.join()
-            self._control.leases.release(lease)
 
 
-def _renew(control: Control, lease: Lease, done: threading.Event) -> None:
-    while not done.wait(_LEASE_SECONDS / 3):
-        try:
-            control.leases.renew(lease)
-        except ServiceError as error:
-            _LOG.warning("the lease of an index: %s", error.message)
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes; what is half done then is as if this one was killed too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(uri: str, work: _Work) -> None:
     """The body of the process."""
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     os.nice(_NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     catalog = Store(uri=uri).catalog(work.catalog)

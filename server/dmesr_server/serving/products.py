@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import threadpoolctl
+
+from dmesr_server.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def at_once(parts: Sequence[Callable[[], T]]) -> list[T]:
 
 class _Threads:
     def __init__(self) -> None:
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores = usable_cores()
         self.pool = ThreadPoolExecutor(max_workers=max(1, self.cores - 1), thread_name_prefix="dmesr-product")
         # For the whole process and for good. Whatever else here multiplies matrices is either small or in this module.
         threadpoolctl.threadpool_limits(limits=1, user_api="blas")

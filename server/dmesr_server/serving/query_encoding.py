@@ -76,6 +76,7 @@ class QueryEncoder:
         """Asks until nobody waits. What comes while a question is under way makes the next one."""
         try:
             while waiting := self._waiting.pop(which, []):
+                waiting = [(text, future) for text, future in waiting if not future.done()]  # the others have gone
                 for start in range(0, len(waiting), MAX_TEXTS):
                     await self._answer(which, waiting[start : start + MAX_TEXTS])
         finally:

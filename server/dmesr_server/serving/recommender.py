@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from dmesr_server.abandoned import still_wanted
 from dmesr_server.serving import products
 from dmesr_server.serving.artefact import Artefact
 from dmesr_server.serving.candidates import Candidates
@@ -140,6 +141,7 @@ def answer(model: ServedModel, questions: Sequence[Question]) -> list[RankedList
     plans = [_plan(model, place, question) for place, question in enumerate(questions)]
     answers: dict[int, RankedList] = {}
     for block in _blocks(model, [plan for plan in plans if plan.strategy is not Strategy.POPULARITY]):
+        still_wanted()
         answers |= _by_vectors(model, block)
     for plan in plans:
         if plan.strategy is Strategy.POPULARITY:
@@ -158,11 +160,14 @@ class _Plan:
     rows_C: np.ndarray | None  # to choose from, ascending; None for all of the index
     allowed_N: np.ndarray | None  # where rows_C would be many: what may be chosen
     excluded: np.ndarray  # rows never to return
+    unknown_item_ids: tuple[str, ...]  # of the history: each once, in its order
 
 
 def _plan(model: ServedModel, place: int, question: Question) -> _Plan:
     index, settings = model.index, question.settings
-    known = index.rows_of(question.history)
+    rows_H = index.ids.rows(question.history)
+    known = rows_H[rows_H >= 0]
+    unknown = tuple(dict.fromkeys(question.history[place] for place in np.flatnonzero(rows_H < 0).tolist()))
     excluded = index.rows_of(settings.deny)
     if settings.exclude_seen:
         excluded = np.concatenate([excluded, known])
@@ -180,7 +185,7 @@ def _plan(model: ServedModel, place: int, question: Question) -> _Plan:
             rows_C = rows_C[allowed_N[rows_C]]
     elif rows_C is not None and len(rows_C) > _FEW * len(index):
         rows_C = None  # the mask does
-    return _Plan(place, question, strategy, rows_T, rows_C, allowed_N, excluded)
+    return _Plan(place, question, strategy, rows_T, rows_C, allowed_N, excluded, unknown)
 
 
 def _blocks(model: ServedModel, plans: Sequence[_Plan]) -> Iterator[Sequence[_Plan]]:
@@ -205,17 +210,17 @@ def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedL
         plan.place: RankedList(
             items=tuple(
                 Scored(
-                    item_id=index.ids[row],
+                    item_id=item_id,
                     score=score,
                     shares=dict(zip(model.view_names, next(shares), strict=True)),
                     is_new=count == 0,
                 )
-                for row, score, count in zip(
-                    rows_K.tolist(), scores_K.tolist(), index.counts_N[rows_K].tolist(), strict=True
+                for item_id, score, count in zip(
+                    index.ids.of(rows_K), scores_K.tolist(), index.counts_N[rows_K].tolist(), strict=True
                 )
             ),
             strategy=plan.strategy,
-            unknown_item_ids=_unknown(index, plan.question.history),
+            unknown_item_ids=plan.unknown_item_ids,
         )
         for plan, rows_K, scores_K in zip(plans, rows, found, strict=True)
     }
@@ -274,11 +279,11 @@ def _by_popularity(model: ServedModel, plan: _Plan) -> RankedList:
     counts = index.counts_N[rows].tolist()
     return RankedList(
         items=tuple(
-            Scored(index.ids[row], float(count), {}, is_new=count == 0)
-            for row, count in zip(rows.tolist(), counts, strict=True)
+            Scored(item_id, float(count), {}, is_new=count == 0)
+            for item_id, count in zip(index.ids.of(rows), counts, strict=True)
         ),
         strategy=Strategy.POPULARITY,
-        unknown_item_ids=_unknown(index, plan.question.history),
+        unknown_item_ids=plan.unknown_item_ids,
     )
 
 
@@ -334,8 +339,3 @@ def _shares(
         products_RV[similar_R] *= index.inverse_norms_N[rows_R[similar_R], None]
     shares_RW: np.ndarray = products_RV @ model.views_VW
     return shares_RW
-
-
-def _unknown(index: ItemIndex, history: Sequence[str]) -> tuple[str, ...]:
-    """Each unknown id once, in the order of the history."""
-    return tuple(dict.fromkeys(item_id for item_id in history if item_id not in index.rows))

@@ -4,13 +4,14 @@ Everything here blocks and is safe for any thread; asyncio callers use threads. 
 """
 
 from .adapted import VECTOR, AdaptedSnapshot, AdaptedTable
-from .catalogs import SCHEMA_VERSION, CatalogStore, DeleteOutcome, Store, TableStats
+from .catalogs import CatalogStore, DeleteOutcome, Store, TableStats
 from .copying import TableContent, content_of, copy_version, held
-from .database import encoded
+from .database import decoded, encoded
 from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import EmbeddingTable
 from .index_records import IndexRecord
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
+from .looking import Look, look
 from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
@@ -19,6 +20,7 @@ from .trained import ItemDrift, TrainedTable, short_hashes
 from .vector_columns import SourceColumn, vector_rows
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
 from .vectors import VectorTable
+from .versions import SCHEMA_VERSION, Step, mark_version
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -38,11 +40,13 @@ __all__ = [
     "ItemDrift",
     "ItemTable",
     "ItemWrite",
+    "Look",
     "Picture",
     "PictureTable",
     "RowOutcome",
     "SourceColumn",
     "SourceMatrix",
+    "Step",
     "Store",
     "StoredItem",
     "Table",
@@ -56,8 +60,11 @@ __all__ = [
     "canonical_attributes",
     "content_of",
     "copy_version",
+    "decoded",
     "encoded",
     "held",
+    "look",
+    "mark_version",
     "matrix_of",
     "short_hashes",
     "vector_rows",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
-
 from ..errors import ServiceError
-from . import adapted, embeddings
+from . import adapted, embeddings, versions
 from .adapted import AdaptedTable
 from .database import Database, decoded, encoded, new_session, translated
 from .descriptions import DescriptionTable
@@ -20,14 +19,11 @@ from .embeddings import EmbeddingTable
 from .index_records import IndexRecords
 from .items import ItemTable
 from .pictures import PictureTable
-from .tables import Table, key_field
-from .tidiness import files_of, tidiness
+from .tables import Table
+from .tidiness import files_of, held_bytes, tidiness
 from .trained import PREFIX as TRAINED_PREFIX
 from .trained import TrainedTable
 from .vectors import VectorTable
-
-SCHEMA_VERSION = 1
-_MARKER = "dmesr_store"
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,8 @@ class TableStats:
         name: The table.
         rows: Its rows.
         version: Its version.
-        bytes: Bytes on disk, old versions included; 0 where the store is remote.
+        bytes: Bytes on disk, old versions and indexes included; where the store is remote, about what the newest
+            version's rows take.
         files: Files on disk; 0 where the store is remote.
         versions: That can still be read.
         fragments: Pieces that the newest version is in; compaction makes few of many.
@@ -141,13 +138,15 @@ class CatalogStore:
         with translated(f"reading {name}"):
             handle = self._database.connection.open_table(name)
             rows, version = int(handle.count_rows()), int(handle.version)
-            shape = tidiness(handle, folder=self._database.folder(name))
-        sizes = _file_sizes(self._database.folder(name))
+            folder = self._database.folder(name)
+            shape = tidiness(handle, folder=folder)
+            remote_bytes = held_bytes(handle) if folder is None else 0
+        sizes = _file_sizes(folder)
         return TableStats(
             name=name,
             rows=rows,
             version=version,
-            bytes=sum(sizes),
+            bytes=sum(sizes) + remote_bytes,
             files=len(sizes),
             versions=shape.versions,
             fragments=shape.fragments,
@@ -177,18 +176,25 @@ class Store:
     """All catalogs' tables. Safe for any thread; several processes may share one."""
 
     def __init__(
-        self, *, uri: str, keep_versions: timedelta | None = None, tidied: bool = False, read_only: bool = False
+        self,
+        *,
+        uri: str,
+        keep_versions: timedelta | None = None,
+        tidied: bool = False,
+        read_only: bool = False,
+        steps: Sequence[versions.Step] = versions.STEPS,
     ):
-        """Opens the store and checks who made it.
+        """Opens the store and checks who made it. One of an older version must be migrated before it is used.
 
         Args:
             uri: A folder (made when it is not there) or any URI of `lancedb.connect`.
             keep_versions: How long a reader may take over an unpinned version; the usual when None.
             tidied: Somebody looks after the tables in the background, so that writers need not.
-            read_only: Write nothing. The store must be there.
+            read_only: Write nothing. The store must be there, and of this version.
+            steps: What leads from version to version.
 
         Raises:
-            ServiceError: STORE_UNAVAILABLE when it cannot be reached or was made by a newer version.
+            ServiceError: STORE_UNAVAILABLE when it cannot be reached or is of a version that cannot be used.
         """
         self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         self._catalogs: dict[str, CatalogStore] = {}
@@ -196,13 +202,51 @@ class Store:
         if "://" not in self.uri and not read_only:
             with translated(f"making the folder {self.uri}"):
                 Path(self.uri).mkdir(parents=True, exist_ok=True)
+            if not os.access(self.uri, os.W_OK):
+                raise ServiceError(
+                    "STORE_UNAVAILABLE",
+                    f"the folder {self.uri} cannot be written to: let the server write there, or start a replica, "
+                    "which only reads (--read-only)",
+                    uri=self.uri,
+                )
         self._session = new_session()
         self._keep_versions = keep_versions
         self._tidied = tidied
         self._read_only = read_only
-        database = Database(uri=self.uri, session=self._session, read_only=read_only)
+        self._steps = tuple(steps)
+        self.newest = versions.FIRST + len(self._steps)
+        self._root = Database(uri=self.uri, session=self._session, read_only=read_only)
         nowhere = ", and a read-only server makes none: start the writing server first"
-        self.schema_version = _check_schema(database, missing=nowhere if read_only else None)
+        missing = nowhere if read_only else None
+        self.schema_version = versions.version_of(self._root, newest=self.newest, missing=missing)
+        if read_only and self.schema_version < self.newest:
+            raise self._older("a read-only server changes nothing: start the writing server of this version first")
+
+    def migrate(self, catalogs: Sequence[str], *, allowed: Callable[[], None]) -> list[str]:
+        """Brings a store of an older version up to date, step by step. What was done of it before is not done again.
+
+        Args:
+            catalogs: The names of all catalogs.
+            allowed: Raises when this process may no longer do it; asked before each step, and before what it did is
+                written down.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ServiceError: STORE_FULL or STORE_UNAVAILABLE; what `allowed` raises. The next attempt goes on from there.
+        """
+        done = []
+        self.schema_version = versions.version_of(self._root, newest=self.newest, missing=None)
+        while self.schema_version < self.newest:
+            step = self._steps[self.schema_version - versions.FIRST]
+            allowed()
+            step.act(self, catalogs)
+            allowed()
+            versions.record(self._root, self.schema_version + 1)
+            self.schema_version += 1
+            done.append(step.what)
+        return done
 
     def check(self) -> None:
         """Looks whether the store is still there, still readable and still this server's.
@@ -211,10 +255,14 @@ class Store:
             ServiceError: STORE_UNAVAILABLE.
         """
         # Otherwise the connection itself would make a folder that is not there.
-        _check_schema(
-            Database(uri=self.uri, session=new_session(), read_only=True),
-            missing=": its folder was moved, deleted or unmounted; put it back",
-        )
+        database = Database(uri=self.uri, session=new_session(), read_only=True)
+        away = ": its folder was moved, deleted or unmounted; put it back"
+        self.schema_version = versions.version_of(database, newest=self.newest, missing=away)
+        if self.schema_version < self.newest:
+            raise self._older("it was replaced while this server ran; restart it")
+
+    def _older(self, remedy: str) -> ServiceError:
+        return versions.older(self.uri, found=self.schema_version, expected=self.newest, remedy=remedy)
 
     def catalog(self, name: str) -> CatalogStore:
         """The tables of a catalog. Whether the catalog exists is for the control database to say."""
@@ -245,34 +293,6 @@ class Store:
 
 def _is_trained(name: str) -> bool:
     return name.startswith(TRAINED_PREFIX)
-
-
-def _check_schema(database: Database, *, missing: str | None) -> int:
-    """The schema's version; of a store that is not there too, which is made unless `missing` has words for it."""
-    marker = Table(
-        database=database,
-        name=_MARKER,
-        schema=pa.schema([key_field("name"), pa.field("schema_version", pa.int32(), nullable=False)]),
-        indexed=[],
-    )
-    versions = marker.select(["schema_version"])["schema_version"].to_pylist()
-    if not versions and missing is not None:
-        raise ServiceError("STORE_UNAVAILABLE", f"there is no store at {database.uri}{missing}", uri=database.uri)
-    if not versions:
-        row = [pa.array(["schema"]), pa.array([SCHEMA_VERSION], pa.int32())]
-        marker.merge(pa.table(row, names=["name", "schema_version"]), update=False)
-        versions = marker.select(["schema_version"])["schema_version"].to_pylist()
-    found = max(versions)
-    if found > SCHEMA_VERSION:
-        raise ServiceError(
-            "STORE_UNAVAILABLE",
-            f"the store at {database.uri} was made by a newer version of this server (schema {found}, this server "
-            f"knows {SCHEMA_VERSION}): upgrade the server, or point store.uri to another folder",
-            uri=database.uri,
-            expected=SCHEMA_VERSION,
-            actual=found,
-        )
-    return int(found)
 
 
 def _file_sizes(folder: Path | None) -> list[int]:

@@ -14,7 +14,15 @@ import lancedb
 from ..errors import ServiceError
 
 INDEX_CACHE_BYTES = 512 << 20  # the BTREE of a million ids takes some tens of megabytes
-METADATA_CACHE_BYTES = 256 << 20
+METADATA_CACHE_BYTES = 64 << 20  # mostly of versions that are past: with 256 a process grew by that under small writes
+
+#: What it says of files that are cut short, overwritten or gone.
+_DAMAGE = re.compile(
+    r"failed to fill whole buffer|corrupt|file size is too small|for object of size|magic|Not found: \S+\.lance",
+    re.IGNORECASE,
+)
+#: And of folders that may not be written to.
+_FORBIDDEN = re.compile(r"Permission denied|Operation not permitted|Read-only file system", re.IGNORECASE)
 
 
 def encoded(name: str) -> str:
@@ -68,9 +76,12 @@ def service_error(what: str, error: Exception) -> ServiceError:
             operation=what,
         )
     cause = re.sub(r",? /\S*(?:\.cargo|/rustc|library/core)/?\S*", "", text).strip()
-    return ServiceError(
-        "STORE_UNAVAILABLE", f"the store failed at {what}: {cause}; see that it can be reached", operation=what
-    )
+    remedy = "see that it can be reached"
+    if _DAMAGE.search(text):
+        remedy = "a file is damaged or missing: `dmesr-cli store check` says which; restore the store from a snapshot"
+    elif _FORBIDDEN.search(text):
+        remedy = "let the server write there"
+    return ServiceError("STORE_UNAVAILABLE", f"the store failed at {what}: {cause}; {remedy}", operation=what)
 
 
 def is_gone(error: Exception) -> bool:
@@ -164,3 +175,23 @@ class Database:
     def folder(self, name: str) -> Path | None:
         """The folder of a table, or None where the database is remote."""
         return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
+
+    def refuse_ruined(self, name: str) -> None:
+        """Sees that a table without manifests is none: to begin one anew over rows that lost theirs would bury them.
+
+        Raises:
+            ServiceError: STORE_UNAVAILABLE.
+        """
+        folder = self.folder(name)
+        # The manifests are looked at last: another process may be making the table just now.
+        if (
+            folder is not None
+            and any((folder / "data").glob("*"))
+            and not any((folder / "_versions").glob("*.manifest"))
+        ):
+            raise ServiceError(
+                "STORE_UNAVAILABLE",
+                f"the table {name} of {self.uri} has rows in {folder / 'data'}, but no version in "
+                f"{folder / '_versions'} that names them: they are lost; restore the store from a snapshot",
+                table=name,
+            )

@@ -20,6 +20,7 @@ RowOutcome = Literal["inserted", "updated", "unchanged"]
 #: Attributes in the catalogue's own order: each a name and its values.
 Attributes = tuple[tuple[str, tuple[str, ...]], ...]
 
+NAME = "items"
 _SCHEMA = pa.schema(
     [
         key_field("item_id"),
@@ -81,7 +82,7 @@ class ItemTable:
     """The items of one catalog. Safe for any thread."""
 
     def __init__(self, *, database: Database):
-        self._table = Table(database=database, name="items", schema=_SCHEMA, indexed=["item_id"])
+        self._table = Table(database=database, name=NAME, schema=_SCHEMA, indexed=["item_id"])
 
     def upsert(self, items: Sequence[ItemWrite]) -> list[RowOutcome]:
         """Inserts or replaces items; writes nothing for those that are stored just so.

@@ -10,6 +10,7 @@ import pyarrow as pa
 from .database import Database
 from .tables import Table, key_field
 
+NAME = "pictures"
 _SCHEMA = pa.schema(
     [
         key_field("sha256"),
@@ -44,7 +45,7 @@ class PictureTable:
     """The pictures of one catalog. Safe for any thread."""
 
     def __init__(self, *, database: Database):
-        self._table = Table(database=database, name="pictures", schema=_SCHEMA, indexed=["sha256"])
+        self._table = Table(database=database, name=NAME, schema=_SCHEMA, indexed=["sha256"])
 
     def missing(self, sha256s: Sequence[str]) -> list[str]:
         """Those of the hashes that are not there, in the order given, each once."""

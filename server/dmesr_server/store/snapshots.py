@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
+from ..telemetry import traces
 from .database import is_in, service_error, translated
 
 IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
@@ -26,11 +27,13 @@ class Snapshot:
         version: The version; 0 when the table does not exist yet.
         schema: The columns of that version.
         handle: The LanceDB table, checked out; None when it does not exist yet.
+        newest: Tells the newest version there is now. That one is never cleaned up: a file that it lacks is lost.
     """
 
     version: int
     schema: pa.Schema
     handle: Any
+    newest: Callable[[], int] | None = None
 
     def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
         """Rows that meet the condition, in no particular order.
@@ -43,9 +46,7 @@ class Snapshot:
         try:
             return select(self.handle, columns, where)
         except RuntimeError as error:
-            if "Not found" in str(error):
-                raise version_not_found(self.version) from error
-            raise service_error("a read", error) from error
+            raise self._fault(error) from error
 
     def batches(self, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
         """All rows as they are read, so many at a time, in no particular order.
@@ -59,9 +60,12 @@ class Snapshot:
             for batch in self.handle.search().select(list(columns)).limit(None).to_batches(rows):
                 yield batch.select(list(columns))
         except (RuntimeError, OSError) as error:
-            if "Not found" in str(error):
-                raise version_not_found(self.version) from error
-            raise service_error("a read", error) from error
+            raise self._fault(error) from error
+
+    def _fault(self, error: Exception) -> ServiceError:
+        if "Not found" in str(error) and (self.newest is None or self.newest() != self.version):
+            return version_not_found(self.version)
+        return service_error("a read", error)
 
     def count(self) -> int:
         """How many rows there are."""
@@ -101,7 +105,10 @@ def version_not_found(version: int) -> ServiceError:
 def select(handle: Any, columns: Sequence[str], where: str | None) -> pa.Table:
     """Rows of a LanceDB table as it stands or is checked out."""
     query = handle.search().select(list(columns)).limit(None)
-    return (query.where(where) if where else query).to_arrow().select(list(columns))
+    with traces.step("store read", {"db.collection.name": handle.name}) as span:
+        rows = (query.where(where) if where else query).to_arrow().select(list(columns))
+        span.note({"db.response.returned_rows": rows.num_rows})
+    return rows
 
 
 def select_in(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lancedb.index import BTree
 
 from ..errors import ServiceError
+from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, literal, translated
 from .indexes import pays_for_merge
 from .merges import whole_rows
@@ -31,7 +32,8 @@ from .snapshots import (
     select_in,
     version_not_found,
 )
-from .tidiness import Tidiness, tidiness, tidy
+from .tags import tags_of
+from .tidiness import SMALL_BYTES, SMALL_WRITES, Tidiness, held_bytes, tidiness, tidy
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class Table:
         except ValueError as error:
             if not is_gone(error):
                 raise
+        self._database.refuse_ruined(self.name)
         if not create:
             return None
         connection = self._database.connection
@@ -198,7 +201,7 @@ class Table:
                 handle.checkout(wanted)
             except ValueError as error:
                 raise version_not_found(wanted) from error
-            return Snapshot(version=wanted, schema=handle.schema, handle=handle)
+            return Snapshot(version=wanted, schema=handle.schema, handle=handle, newest=self.version)
 
         nothing = Snapshot(version=0, schema=self._schema, handle=None)
         found = self.attempt("opening a version", check_out, missing=nothing)
@@ -302,10 +305,12 @@ class Table:
         self._wrote(rows.num_rows)
         return merged
 
-    def delete(self, *, column: str, values: Sequence[str]) -> None:
-        """Deletes the rows whose column is one of the values."""
+    def delete(self, *, column: str, values: Sequence[str], condition: str | None = None) -> None:
+        """Deletes the rows whose column is one of the values and for which the condition holds."""
         for start in range(0, len(values), IDS_PER_QUERY):
             where = is_in(column, values[start : start + IDS_PER_QUERY])
+            if condition is not None:
+                where = f"({where}) AND {condition}"
             # A delete that finds nothing would still make a version.
             if self.count(where=where):
                 self._commit(f"deleting from {self.name}", partial(_delete, where=where))
@@ -320,10 +325,10 @@ class Table:
         self.snapshot(version)
 
         def act(handle: Any) -> None:
-            known = handle.tags.list()
+            known = tags_of(handle)
             if tag not in known:
                 handle.tags.create(tag, version)
-            elif int(known[tag]["version"]) != version:
+            elif known[tag] != version:
                 handle.tags.update(tag, version)
 
         self._commit(f"pinning version {version}", act)
@@ -331,17 +336,13 @@ class Table:
 
     def pins(self) -> dict[str, int]:
         """The pinned versions by tag."""
-        return self.attempt(
-            "listing the pins",
-            lambda handle: {tag: int(told["version"]) for tag, told in handle.tags.list().items()},
-            missing={},
-        )
+        return self.attempt("listing the pins", tags_of, missing={})
 
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
 
         def act(handle: Any) -> None:
-            if tag in handle.tags.list():
+            if tag in tags_of(handle):
                 handle.tags.delete(tag)
 
         self.attempt("giving a pin back", act, missing=None)
@@ -358,7 +359,7 @@ class Table:
             raise ServiceError("READ_ONLY", f"{what} was refused: this server is a read-only replica", operation=what)
         deadline = time.monotonic() + COMMIT_SECONDS
         pause = 0.01  # s
-        with self._writing:
+        with traces.step("store write", {"db.collection.name": self.name}), self._writing:
             while True:
                 try:
                     return self.attempt(what, act, create=True)
@@ -379,8 +380,12 @@ class Table:
             if not due:
                 return
             grown = not self._database.tidied and self._rows >= GROWTH_BEFORE_OPTIMISE * self.count()
-            if grown or self._writes >= WRITES_BEFORE_OPTIMISE_ANYWAY:
+            small = self._writes % SMALL_WRITES == 0 and self._is_small()
+            if grown or small or self._writes >= WRITES_BEFORE_OPTIMISE_ANYWAY:
                 self.optimise()
+
+    def _is_small(self) -> bool:
+        return self.attempt("looking at the size", held_bytes, missing=0) <= SMALL_BYTES
 
     def tidiness(self) -> Tidiness | None:
         """What there is to tidy; None when there is no table."""

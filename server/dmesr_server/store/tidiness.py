@@ -11,11 +11,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from .tags import tags_of
+
 SMALL_PIECES = 20  # from which compaction may pay
 PIECES_ANYWAY = 300  # each write adds a piece, and every commit lists all of them
 #: Compaction rewrites every piece that is not full. Waiting until the small ones hold this share of the rows keeps the
 #: bytes rewritten within a small multiple of the bytes written, however many small writes there are.
 SMALL_SHARE = 0.25
+#: Each piece costs every later write 0.1 ms: so small a table is rewritten after so many writes, which is soon cheaper.
+SMALL_BYTES, SMALL_WRITES = 16 << 20, 50
 
 HOLDING = "copying-"
 _LONGEST_COPY_SECONDS = 86_400.0
@@ -50,6 +54,11 @@ class Tidiness:
         return self.fragments > PIECES_ANYWAY or (self.fragments > SMALL_PIECES and grown)
 
 
+def held_bytes(handle: Any) -> int:
+    """About what the rows of the newest version take."""
+    return int(handle.stats()["total_bytes"])
+
+
 def files_of(folder: Path) -> Iterator[Path]:
     """All files under a folder; folders that house-keeping takes away meanwhile are passed over."""
     for place, _, names in os.walk(folder):
@@ -77,7 +86,7 @@ def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
         largest=int(pieces["lengths"]["max"]),
         versions=versions,
         oldest_seconds=oldest,
-        pinned=len(handle.tags.list()),
+        pinned=len(tags_of(handle)),
     )
 
 
@@ -99,10 +108,10 @@ def tidy(handle: Any, *, keep: timedelta) -> None:
         handle: The table.
         keep: How old a version must be to go.
     """
-    for tag in handle.tags.list():
+    for tag in tags_of(handle):
         if is_abandoned(tag):
             handle.tags.delete(tag)
-    tagged = {int(tag["version"]) for tag in handle.tags.list().values()}
+    tagged = set(tags_of(handle).values())
     if tagged:
         # Lance gives up cleaning, and the indexes after it, when a tagged version is old enough to be cleaned. So
         # nothing is cleaned that is as old as the oldest pin. Compaction comes first and takes its time.

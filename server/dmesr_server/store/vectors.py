@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
-from .database import Database, encoded
+from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
 from .items import RowOutcome
 from .snapshots import Snapshot, select_in
@@ -57,7 +57,6 @@ class VectorTable:
             database=database, name=name, schema=pa.schema([*FIXED_FIELDS, *fields]), indexed=["item_id"]
         )
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
-
         self.uri = database.uri
         self._read_only = database.read_only
 
@@ -126,7 +125,13 @@ class VectorTable:
 
     # Writing
 
-    def upsert(self, item_ids: Sequence[str], columns: Mapping[str, SourceColumn]) -> list[RowOutcome]:
+    def upsert(
+        self,
+        item_ids: Sequence[str],
+        columns: Mapping[str, SourceColumn],
+        *,
+        allowed: Callable[[], None] | None = None,
+    ) -> list[RowOutcome]:
         """Writes the given sources of the given items and leaves their other sources as they are.
 
         Rows whose hashes are stored already are not written again.
@@ -134,20 +139,22 @@ class VectorTable:
         Args:
             item_ids: N ids. Of an id that stands several times the last row stands.
             columns: By source. They must have been declared.
+            allowed: Raises when the caller may no longer write. What others write after it was asked is not written
+                over: it is asked again first.
 
         Returns:
             N outcomes: "inserted" (the item had no vector of these sources), "updated" or "unchanged".
 
         Raises:
             ServiceError: SOURCE_NOT_FOUND, DIMENSION_MISMATCH, NON_FINITE_VECTOR, or STORE_FULL, STORE_UNAVAILABLE;
-                nothing was written.
+                nothing was written. What `allowed` raises: some rows may have been.
         """
         known = self.sources()
         rows = rows_of(item_ids, columns, known)
         last = {item_id: index for index, item_id in enumerate(item_ids)}
         if len(last) < len(item_ids):
             rows = rows.take(pa.array(list(last.values()), pa.int64()))
-        outcomes = self._upsert(rows)
+        outcomes = self._upsert(rows, allowed=allowed)
         return [outcomes[item_id] for item_id in item_ids]
 
     def upsert_rows(self, rows: pa.Table) -> list[RowOutcome]:
@@ -159,13 +166,13 @@ class VectorTable:
         outcomes = self._upsert(rows)
         return [outcomes[item_id] for item_id in rows["item_id"].to_pylist()]
 
-    def _upsert(self, rows: pa.Table) -> dict[str, RowOutcome]:
+    def _upsert(self, rows: pa.Table, *, allowed: Callable[[], None] | None = None) -> dict[str, RowOutcome]:
         outcomes: dict[str, RowOutcome] = {}
         while rows.num_rows:
-            rows = self._write_round(rows, outcomes=outcomes)
+            rows = self._write_round(rows, outcomes=outcomes, allowed=allowed or _always)
         return outcomes
 
-    def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome]) -> pa.Table:
+    def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome], allowed: Callable[[], None]) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = rows["item_id"].combine_chunks()
@@ -190,14 +197,15 @@ class VectorTable:
         if not rows.num_rows:
             return rows
         if not self._others(rows, dims) and self.sources() == dims:
+            allowed()  # the stamps were read before: what others write from now on makes the merge pass the row over
             return self._merge(rows, stored=stored, position=position, others=[])
-        return self._merge_with_others(rows)
+        return self._merge_with_others(rows, allowed=allowed)
 
     def _others(self, rows: pa.Table, dims: Mapping[str, int]) -> list[str]:
         """The columns of the sources that are not written."""
         return [name for source in dims for name in column_names(source) if name not in rows.column_names]
 
-    def _merge_with_others(self, rows: pa.Table) -> pa.Table:
+    def _merge_with_others(self, rows: pa.Table, *, allowed: Callable[[], None]) -> pa.Table:
         ids = rows["item_id"].to_pylist()
         while True:
             # The sources are asked for again after the read: one that another writer declared in between would
@@ -207,6 +215,7 @@ class VectorTable:
             stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
             if self.sources() == dims:
                 break
+        allowed()
         position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
         return self._merge(rows, stored=stored, position=position, others=others)
 
@@ -391,9 +400,17 @@ class VectorTable:
         """
         self._table.pin(encoded(tag), version)
 
+    def pins(self) -> set[str]:
+        """The tags of the versions that are kept."""
+        return {decoded(tag) for tag in self._table.pins()}
+
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
+
+
+def _always() -> None:
+    """Nothing forbids the write."""
 
 
 def _aligned(wanted: pa.StringArray, rows: pa.Table, sources: Sequence[str], names: Sequence[str]) -> pa.Table:

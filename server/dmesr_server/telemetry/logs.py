@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from dmesr_server.config import Config
+from dmesr_server.telemetry import traces
 
 #: The request that is being answered, and the job that is being worked on; what works for them sees them too.
 REQUEST_ID: ContextVar[str] = ContextVar("dmesr_request_id", default="")
@@ -31,7 +32,7 @@ def configure(config: Config, *, process: str) -> None:
         handler.setFormatter(_Json(process))
     else:
         named = f"{process.replace('%', '%%')} " if process else ""
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {named}%(name)s: %(message)s"))
+        handler.setFormatter(_Text(f"%(asctime)s %(levelname)s {named}%(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
 
 
@@ -46,6 +47,16 @@ def begin_request(metadata: object) -> str:
     request_id = given if usable else f"{random.getrandbits(128):032x}"  # uuid4 asks the kernel each time
     REQUEST_ID.set(request_id)
     return request_id
+
+
+class _Text(logging.Formatter):
+    """A line of text, with the trace at its end where there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, without a traceback."""
+        line = super().formatMessage(record)
+        trace_id = traces.trace_id()
+        return f"{line} trace_id={trace_id}" if trace_id else line
 
 
 class _Json(logging.Formatter):
@@ -65,6 +76,7 @@ class _Json(logging.Formatter):
             "pid": record.process,
             "request_id": REQUEST_ID.get(),
             "job_id": JOB_ID.get(),
+            "trace_id": traces.trace_id(),
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name, "") for name in _FIELDS}

@@ -12,12 +12,11 @@ import threading
 import time
 from dataclasses import dataclass
 
-from dmesr_server.control import Control, Lease
+from dmesr_server.control import Control, leased
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store, Table, Tidiness
 
 _LOG = logging.getLogger(__name__)
-_LEASE_SECONDS = 60.0  # of a table whose process is silent
 _OLD_SHARE = 1.25  # times the age from which versions may go that the oldest has when they do: not at each look
 _AGAIN_SHARE = 0.25  # of that age between two attempts, where pins keep what is old
 
@@ -96,20 +95,12 @@ class Housekeeper:
             What was done; None when another process is at it, or the table has gone.
         """
         self._tried[catalog, table.name] = time.monotonic()
-        lease = self._control.leases.acquire(f"tidy:{catalog}:{table.name}", self._owner, _LEASE_SECONDS)
-        if lease is None:
-            return None
-        done = threading.Event()
-        renewing = threading.Thread(target=_renew, args=(self._control, lease, done), name="tidy-lease", daemon=True)
-        renewing.start()
-        try:
+        with leased(self._control, f"tidy:{catalog}:{table.name}", self._owner) as lease:
+            if lease is None:
+                return None
             before = table.tidiness()
             table.optimise()
             after = table.tidiness()
-        finally:
-            done.set()
-            renewing.join()
-            self._control.leases.release(lease)
         if before is None or after is None:
             return None
         _LOG.info(
@@ -122,11 +113,3 @@ class Housekeeper:
             after.versions,
         )
         return Tidied(table=table.name, before=before, after=after)
-
-
-def _renew(control: Control, lease: Lease, done: threading.Event) -> None:
-    while not done.wait(_LEASE_SECONDS / 3):
-        try:
-            control.leases.renew(lease)
-        except ServiceError as error:
-            _LOG.warning("the lease of a table: %s", error.message)

@@ -13,7 +13,7 @@ from typing import Any
 
 from dmesr_server.control import Control
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import SCHEMA_VERSION, Store, TableContent, content_of, encoded
+from dmesr_server.store import SCHEMA_VERSION, TableContent, content_of, encoded, mark_version
 from dmesr_server.upkeep.snapshots import ARTEFACTS, CONTENTS, CONTROL, FORMAT, STORE, Snapshot, disk_errors
 
 _BLOCK_BYTES = 1 << 20
@@ -45,6 +45,7 @@ def restore(*, snapshot: Path, store: Path) -> Snapshot:
         store.parent.mkdir(parents=True, exist_ok=True)
         unfinished = store.with_name(f".{store.name}.{uuid.uuid4().hex}")
         try:
+            mark_version(unfinished, said["schema_version"])  # an older one is migrated by the server that opens it
             total = 0
             for name, told in said["files"].items():
                 total += _copy(snapshot / STORE / name, unfinished / name, told, snapshot)
@@ -75,7 +76,7 @@ def restore_for_people(*, snapshot: Path, store: Path) -> dict[str, Any]:
 def _contents(snapshot: Path) -> dict[str, Any]:
     try:
         said = json.loads((snapshot / CONTENTS).read_text())
-        known = {"format": said["format"], "schema_version": said["schema_version"]}
+        known = {"format": int(said["format"]), "schema_version": int(said["schema_version"])}
         paths = [Path(name) for name in said["files"]]
         if any(path.is_absolute() or ".." in path.parts for path in paths):
             raise ValueError("it names a file outside of it")
@@ -129,10 +130,9 @@ def _compared(folder: Path, said: dict[str, Any]) -> tuple[tuple[str, TableConte
 
 def _check_control(folder: Path, store: Path) -> None:
     """Makes the control database ready for its new place, and sees that what it tells of is there."""
-    Store(uri=str(folder)).close()
     control = Control(f"sqlite:///{folder / CONTROL}")
     try:
-        control.migrate()
+        control.migrate(keep_old=False)  # the snapshot itself is what it was
         for catalog in control.catalogs.list():
             for model in control.models.list(catalog.name, page_size=1_000_000):
                 place = folder / ARTEFACTS / catalog.name / model.name / str(model.version)

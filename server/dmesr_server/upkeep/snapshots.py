@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dmesr_server.control import Control
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import SCHEMA_VERSION, Store, TableContent, copy_version, encoded, held
+from dmesr_server.store import Store, TableContent, copy_version, encoded, held
 
 CONTENTS = "snapshot.json"
 STORE = "store"
@@ -99,7 +99,7 @@ def make(*, store: Store, control: Control, artefacts: Path, folder: Path, tell:
                 )
             tell("hashing the files")
             files = dict(_hashes(unfinished / STORE))
-            _write_contents(unfinished / CONTENTS, tables, files)
+            _write_contents(unfinished / CONTENTS, store.schema_version, tables, files)
             try:
                 unfinished.rename(folder)
             except OSError as error:
@@ -168,10 +168,12 @@ def _hashes(folder: Path) -> Iterator[tuple[str, tuple[int, str]]]:
             yield str(file.relative_to(folder)), (file.stat().st_size, digest)
 
 
-def _write_contents(file: Path, tables: list[tuple[str, TableContent]], files: dict[str, tuple[int, str]]) -> None:
+def _write_contents(
+    file: Path, schema_version: int, tables: list[tuple[str, TableContent]], files: dict[str, tuple[int, str]]
+) -> None:
     said = {
         "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": schema_version,
         "created": datetime.now(UTC).isoformat(),
         "tables": [{"catalog": name, **asdict(content)} for name, content in tables],
         "files": {path: {"bytes": size, "sha256": digest} for path, (size, digest) in files.items()},

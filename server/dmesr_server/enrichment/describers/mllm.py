@@ -23,6 +23,7 @@ from dmesr_server.enrichment.engines.supervision import SupervisedEngine
 from dmesr_server.enrichment.prompts import ROUNDS, load
 from dmesr_server.enrichment.routes import HYBRID, REFLECT, ROUTES, TEXT, needs_picture
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import traces
 
 from . import specimen
 from .base import DescribeRequest, DescriptionFailure, DescriptionResult, PromptTurn, Window
@@ -145,6 +146,23 @@ class MllmDescriber:
 
     async def _answer(self, request: DescribeRequest) -> Answer:
         """The description of one item by one route, or why there is none."""
+        with traces.step(f"describe {request.route}", {"dmesr.route": request.route}) as span:
+            answer = await self._made(request)
+            if isinstance(answer, DescriptionFailure):
+                span.note({"dmesr.reason": answer.reason})
+                span.settled(failed=answer.reason)
+            else:
+                span.note(
+                    {
+                        "dmesr.rounds": answer.rounds,
+                        "gen_ai.request.model": self._engine.engine.model,
+                        "gen_ai.usage.input_tokens": answer.tokens_in,
+                        "gen_ai.usage.output_tokens": answer.tokens_out,
+                    }
+                )
+            return answer
+
+    async def _made(self, request: DescribeRequest) -> Answer:
         what = f"{request.route} of the item {request.item_id}"
         try:
             return await Description(self._means, request).made()

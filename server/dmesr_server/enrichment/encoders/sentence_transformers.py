@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_server.config import EncoderConfig
+from dmesr_server.cores import usable_cores
 from dmesr_server.enrichment import importing
 from dmesr_server.errors import ServiceError
 
@@ -137,8 +137,7 @@ class SentenceTransformersEncoder:
                 self.model, why, "see that its files are whole and that enrichment.encoder.device exists"
             ) from error
         self._check_width(loaded)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = cores if device == "cpu" else 1
+        threads = usable_cores() if device == "cpu" else 1
         _LOG.info("encoder loaded: encoder=%s device=%s threads=%d", self.model, device, threads)
         # On a CPU each thread runs a slice of its own on one core. Threads that share each product would wait for the
         # slowest at every layer: with other work on the machine that is many times slower.

@@ -10,6 +10,7 @@ from typing import Any
 
 from dmesr_server.config import MllmConfig
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import traces
 
 from .base import Engine, EngineDown, Generation, Sampling, TokenCount, Turn
 
@@ -114,7 +115,8 @@ class SupervisedEngine:
             if self._failures:
                 await self._back_off()
             try:
-                await _to_its_end(self.engine.start())
+                with traces.step("start engine", {"gen_ai.request.model": self.engine.model}):
+                    await _to_its_end(self.engine.start())
             except EngineDown:
                 raise asyncio.CancelledError from None  # it was stopped meanwhile
             except ServiceError as error:

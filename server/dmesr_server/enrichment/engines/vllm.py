@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 from dmesr_server.config import EnrichmentConfig
+from dmesr_server.telemetry import traces
 
 from . import model_files, vllm_launch
 from .base import (
@@ -142,11 +143,15 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,  # a message for each token would cost more than the token
         )
         output: Any = None
+        traced = await running.is_tracing_enabled()
         for _ in range(_SENDINGS):
             prompt = await self._rendered(turns)
             self._check_length(_count(prompt), sampling.max_tokens)
             try:
-                async for answered in running.generate(prompt, parameters, request_id=uuid.uuid4().hex):
+                # Without an endpoint of its own for traces, vLLM would log for each of them that it drops them.
+                headers = traces.carrier() if traced else {}
+                asked = running.generate(prompt, parameters, request_id=uuid.uuid4().hex, trace_headers=headers or None)
+                async for answered in asked:
                     output = answered
             except EngineDeadError as error:
                 raise EngineDown("a process of vLLM died") from error

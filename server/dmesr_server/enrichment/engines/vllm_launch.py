@@ -10,6 +10,7 @@ from dmesr_server import vllm_plugin
 from dmesr_server.config import EnrichmentConfig, VllmConfig
 from dmesr_server.enrichment import importing
 from dmesr_server.errors import ServiceError
+from dmesr_server.telemetry import traces
 
 from . import model_files, vllm_log
 from .model_files import ModelFiles
@@ -59,6 +60,11 @@ def launch(files: ModelFiles, config: EnrichmentConfig) -> Any:
 
     folder = files.with_weights()
     settings = _settings(files, config, folder=str(folder), on_cpu=current_platform.is_cpu())
+    if (endpoint := traces.vllm_endpoint()) is not None:
+        from vllm.tracing import is_tracing_available
+
+        if is_tracing_available():
+            settings.setdefault("otlp_traces_endpoint", endpoint)
     mark = vllm_log.mark()
     try:
         arguments = AsyncEngineArgs(**settings)

@@ -1,4 +1,6 @@
-"""Reads pictures of unknown origin: what they are, and their pixels as plain RGB.
+"""Reads pictures of unknown origin: what they are, and their pixels as plain RGB. Runs in `decoder_process` alone.
+
+Nothing but Pillow and numpy is imported here: the process that runs this should be small and soon there.
 
 Pillow's own limit on pixels is switched off: it warns at one size and raises at another, both global. Every picture is
 held against the caller's limit instead, right after the header was read and before any pixel is.
@@ -9,22 +11,18 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import threading
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from dmesr_server.config import LimitsConfig
-from dmesr_server.errors import ServiceError
+from dmesr_server.pictures.info import PictureInfo
 
 #: Formats that are read. Those that run programs (EPS, WMF) or hold no picture of their own are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
 
 Image.MAX_IMAGE_PIXELS = None
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # this process may not start any
 
 # Modes that Pillow resizes with proper filters; others are converted first.
 _RESIZABLE = frozenset({"L", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -39,26 +37,34 @@ _TURNS = {
 }  # EXIF orientation → what undoes it
 
 
-@dataclass(frozen=True)
-class PictureInfo:
-    """What a picture's header says."""
+class UnusablePicture(Exception):  # noqa: N818 - reads as what it is
+    """A picture that cannot be taken.
 
-    media_type: str  # for instance "image/jpeg"
-    width_px: int
-    height_px: int
+    Attributes:
+        reason: Of `proto/dmesr/v1/errors.proto`, for instance "PICTURE_UNREADABLE".
+        message: One sentence.
+        metadata: Every variable of the message.
+    """
+
+    def __init__(self, reason: str, message: str, **metadata: object):
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = {key: str(value) for key, value in metadata.items()}
 
 
-def inspect(data: bytes, limits: LimitsConfig) -> PictureInfo:
+def inspect(data: bytes, max_pixels: int) -> PictureInfo:
     """Reads a picture's header; touches no pixel.
 
     Args:
         data: The picture's bytes.
-        limits: The most pixels that a picture may have.
+        max_pixels: A picture with more is refused.
 
     Raises:
-        ServiceError: PICTURE_UNREADABLE or PICTURE_TOO_MANY_PIXELS.
+        UnusablePicture: PICTURE_UNREADABLE or PICTURE_TOO_MANY_PIXELS.
+        MemoryError: The process may not take as much as it needs.
     """
-    with _opened(data, max_pixels=limits.max_picture_pixels) as picture:
+    with _opened(data, max_pixels=max_pixels) as picture:
         return PictureInfo(
             media_type=Image.MIME.get(picture.format or "", "application/octet-stream"),
             width_px=picture.width,
@@ -78,7 +84,8 @@ def decode(data: bytes, max_pixels: int, *, shrink_to_pixels: int | None = None)
         A picture of mode "RGB" that owns its pixels.
 
     Raises:
-        ServiceError: PICTURE_UNREADABLE (cut short, broken, an unknown format) or PICTURE_TOO_MANY_PIXELS.
+        UnusablePicture: PICTURE_UNREADABLE (cut short, broken, an unknown format) or PICTURE_TOO_MANY_PIXELS.
+        MemoryError: The process may not take as much as it needs.
     """
     with _opened(data, max_pixels=max_pixels) as picture:
         try:
@@ -101,10 +108,12 @@ def decode(data: bytes, max_pixels: int, *, shrink_to_pixels: int | None = None)
 def _opened(data: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
     """The opened picture. Whatever goes wrong inside becomes a reason: decoders raise anything on hostile bytes."""
     try:
-        with _Quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        # libwebp takes memory for all pixels when the header is read; of it alone Pillow asks for the size first.
+        Image.MAX_IMAGE_PIXELS = max_pixels if data[8:12] == b"WEBP" else None
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             pixels = picture.width * picture.height
             if pixels > max_pixels:
-                raise ServiceError(
+                raise UnusablePicture(
                     "PICTURE_TOO_MANY_PIXELS",
                     f"the picture is {picture.width}×{picture.height}, {pixels} pixels; at most {max_pixels} "
                     "(max_picture_pixels) are allowed; send a smaller one",
@@ -114,14 +123,20 @@ def _opened(data: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
                     actual=pixels,
                 )
             if pixels == 0:
-                raise ServiceError("PICTURE_UNREADABLE", "the picture has no pixels; send another", bytes=len(data))
+                raise UnusablePicture("PICTURE_UNREADABLE", "the picture has no pixels; send another", bytes=len(data))
             yield picture
-    except ServiceError:
+    except (UnusablePicture, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise UnusablePicture(
+            "PICTURE_TOO_MANY_PIXELS",
+            f"{error}; at most {max_pixels} (max_picture_pixels) are allowed; send a smaller one",
+            expected=max_pixels,
+        ) from error
     except Exception as error:
         what = "in a format that is read" if isinstance(error, UnidentifiedImageError) else "whole"
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({type(error).__name__}: {error})"
-        raise ServiceError(
+        raise UnusablePicture(
             "PICTURE_UNREADABLE",
             f"the {len(data)} bytes are no picture {what}{why:.300}; "
             f"send one of {', '.join(FORMATS)} that opens in a viewer",
@@ -169,30 +184,3 @@ def _eight_bits(picture: Image.Image) -> np.ndarray:
         low, high = 0.0, 255.0
     span = high - low if high > low else 1.0
     return np.clip((levels_HW - low) / span * 255.0, 0, 255).round().astype(np.uint8)
-
-
-class _Quiet:
-    """Keeps Pillow's warnings from callers, also where several threads decode at once.
-
-    `warnings.catch_warnings` restores what it found on entry: two threads that overlap would leave the filter behind.
-    The first one in sets it, the last one out restores.
-    """
-
-    _lock: ClassVar[threading.Lock] = threading.Lock()
-    _inside: ClassVar[int] = 0
-    _saved: ClassVar[warnings.catch_warnings | None] = None
-
-    def __enter__(self) -> None:
-        with _Quiet._lock:
-            if _Quiet._inside == 0:
-                _Quiet._saved = warnings.catch_warnings()
-                _Quiet._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-            _Quiet._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with _Quiet._lock:
-            _Quiet._inside -= 1
-            if _Quiet._inside == 0 and _Quiet._saved is not None:
-                _Quiet._saved.__exit__(None, None, None)
-                _Quiet._saved = None
