@@ -85,6 +85,8 @@ class FusionConfig:
     enabled: bool = True
     heads: int = 1
     residual: bool = True  # add what was refined to what it refines
+    gate: bool = False  # learned factors, one a number and 0 at first, on what is added; needs the residual
+    by_distance: bool = False  # a learned bias, 0 at first, for how many events lie between the two positions
     leaky: bool = False  # no causal mask, so that position k sees item k+1, its own label; only to show what that does
 
 

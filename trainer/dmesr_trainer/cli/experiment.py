@@ -85,6 +85,14 @@ class Shared:
     cells: Annotated[
         Path, typer.Option(help="Where single runs are kept: what is finished is never run again.", metavar="DIR")
     ] = Path("runs/experiments")
+    runs_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Take runs from an earlier experiment's folder where data, vectors and every setting are equal. "
+            "Repeatable.",
+            metavar="DIR",
+        ),
+    ] = None
     output: Annotated[
         Path | None,
         typer.Option(help="Where results go; docs/experiments/EXPERIMENT-DATASET by default.", metavar="DIR"),
@@ -170,7 +178,8 @@ def ablation(
     groups: Annotated[
         str,
         typer.Option(
-            help="parts: the paper's four; additions: each of ours taken back; steps: from the paper's recipe to ours.",
+            help="parts: the paper's four; additions: each of ours taken back; steps: from the paper's recipe to ours; "
+            "forms: other forms of the cross-attention.",
             metavar="NAMES",
         ),
     ] = "parts,additions,steps",
@@ -202,6 +211,10 @@ def longtail(
         typer.Option(min=0, help="Parts that the items are cut into for new items, left out in turn; 0 for none."),
     ] = 5,
     new_item_seeds: Annotated[int, typer.Option(min=1, help="Training seeds for new items, of --seeds.")] = 1,
+    new_item_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs at most for new items, alike for every method; --budget's if none."),
+    ] = None,
 ) -> dict[str, Any]:
     """Look at the long tail, as the paper's Figure 2 does, and at items that training never saw.
 
@@ -213,9 +226,8 @@ def longtail(
 
     names, on = _methods(methods), _backbones(backbones)
     setup = _setup(ctx, shared, experiment="longtail", methods=names)
-    return experiment.run(
-        setup, methods=names, backbones=on, new_item_folds=new_item_folds, new_item_seeds=new_item_seeds
-    )
+    new = experiment.NewItems(folds=new_item_folds, seeds=new_item_seeds, epochs=new_item_epochs)
+    return experiment.run(setup, methods=names, backbones=on, new_items=new)
 
 
 @app.command("sweep")
@@ -339,6 +351,7 @@ def _request(ctx: typer.Context, shared: Shared, *, seeds: int) -> Request:
         device=shared.device,
         jobs=shared.jobs,
         cells=shared.cells,
+        runs_from=shared.runs_from or (),
         output=shared.output,
         only_report=shared.only_report,
         command=_repeatable(sys.argv[1:]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import date
 from pathlib import Path
 
@@ -25,6 +26,11 @@ __all__ = [
     "load",
     "paper_settings",
 ]
+
+# Polars has put a handler of its own over Python's, by which a wait for a lock goes on after Ctrl-C as if nothing had
+# been pressed. It stays, but waits end.
+if hasattr(signal, "siginterrupt"):
+    signal.siginterrupt(signal.SIGINT, True)
 
 #: What can be loaded, in a line each.
 DATASETS = {

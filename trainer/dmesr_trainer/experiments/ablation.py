@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dmesr_trainer.config import Ablation, TrainConfig
-from dmesr_trainer.experiments import figures
+from dmesr_trainer.experiments import figures, validation
 from dmesr_trainer.experiments.arms import AS_PRINTED, WHOLE, Arm, Setup, check_names, tasks
 from dmesr_trainer.experiments.measured import Row, measure, rows
 from dmesr_trainer.experiments.paper import TABLE_3_NAMES, table_3
@@ -17,7 +17,13 @@ from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.table2 import PRINTED, sampled
 
-GROUPS = ("parts", "additions", "steps")
+GROUPS = ("parts", "additions", "steps", "forms")
+# Other forms of the cross-attention, off in every preset.
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "gated cross-attention": {"fusion__gate": True},
+    "cross-attention by distance": {"fusion__by_distance": True},
+    "cross-attention, gated and by distance": {"fusion__gate": True, "fusion__by_distance": True},
+}
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,15 @@ def flat(config: TrainConfig) -> dict[str, Any]:
     return found
 
 
-def arms(setup: Setup, *, backbones: Sequence[str], groups: Sequence[str] = GROUPS) -> list[Arm]:
+def arms(setup: Setup, *, backbones: Sequence[str], groups: Sequence[str] = GROUPS[:3]) -> list[Arm]:
     """The whole method and its variants on each backbone.
 
     Args:
         setup: What the experiment shares.
         backbones: f_θ.
         groups: "parts" (the paper's four ablations), "additions" (`dmesr` with one addition taken back to the paper's
-            recipe), "steps" (the paper's recipe with the additions put in one after the other).
+            recipe), "steps" (the paper's recipe with the additions put in one after the other), "forms" (other forms
+            of the cross-attention).
 
     Raises:
         ValueError: A name is unknown.
@@ -120,7 +127,11 @@ def run(setup: Setup, *, backbones: Sequence[str], groups: Sequence[str]) -> dic
             vectors=[setup.vectors] if setup.vectors else [],
             notes=_notes(chosen),
             figure=lambda title: figures.differences(found, metrics=sampled(found), test="whole", title=title),
-            further={"variants": [_variant(setup, arm) for arm in chosen]},
+            sections=[validation.section(measured)],
+            further={
+                "variants": [_variant(setup, arm) for arm in chosen],
+                "validation": [validation.line(one) for one in measured],
+            },
             failures=failures,
             missing=sum(not task.cell.finished for task in todo),
         ),
@@ -153,6 +164,10 @@ def _variants(
     before, after = flat(printed), flat(whole)
     ours = additions(printed, whole)
     found = []
+    if "forms" in groups:
+        for label, fields in FORMS.items():
+            config, group = whole.changed(**fields), "another form of the cross-attention"
+            found.append(setup.arm(WHOLE, backbone, called=label, config=config, role="variant", group=group))
     if "additions" in groups:
         for addition in ours:
             config = whole.changed(**{name: before[name] for name in addition.fields})

@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmesr_trainer.config import TrainConfig
+from dmesr_trainer.experiments import earlier
 from dmesr_trainer.experiments.storage import read_json, read_parquet, write_json
 
 _NAME_DIGITS = 20  # of the hash that names a cell's folder
+# Settings that came after runs were published, with the value that those had: a cell that has it too bears their name.
+_LATER: dict[str, dict[str, Any]] = {"fusion": {"gate": False, "by_distance": False}}
 
 Figures = dict[str, dict[str, float]]  # {"sampled": {"hr@10": …}, "full": …}
 
@@ -50,6 +53,17 @@ class CellSpec:
             "minutes": self.minutes,
         }
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def name(self) -> str:
+        """A hash over the identity, the same on every machine."""
+        values = json.loads(self.identity)
+        for part, later in _LATER.items():
+            settings = values["config"][part]
+            values["config"][part] = {
+                name: value for name, value in settings.items() if name not in later or value != later[name]
+            }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
 
     @classmethod
     def from_identity(cls, values: dict[str, Any]) -> CellSpec:
@@ -157,10 +171,14 @@ class CellStore:
 
     Args:
         folder: Made where it is missing.
+        runs_from: Folders of experiments: what they tell of is taken from there instead of being run.
+
+    Raises:
+        ValueError: One of these is not an experiment's folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, runs_from: Sequence[Path] = ()) -> None:
+        self.folder, self._earlier = folder, earlier.read(runs_from)
         self.data, self.vectors, self.cells = folder / "data", folder / "vectors", folder / "cells"
         for made in (self.data, self.vectors, self.cells):
             made.mkdir(parents=True, exist_ok=True)
@@ -169,12 +187,16 @@ class CellStore:
     def cell(self, spec: CellSpec) -> Cell:
         """The cell of these settings; its folder is made when it is not there."""
         identity = spec.identity
+        name = spec.name
         if identity not in self._known:
-            folder = self.cells / hashlib.sha256(identity.encode()).hexdigest()[:_NAME_DIGITS]
+            folder = self.cells / name
             folder.mkdir(exist_ok=True)
             write_json(folder / "cell.json", json.loads(identity))
             self._known[identity] = folder
-        return Cell(spec, self._known[identity])
+        cell = Cell(spec, self._known[identity])
+        if name in self._earlier and not cell.finished:
+            self._earlier[name].fill(cell.folder)
+        return cell
 
     def data_folder(self, spec: CellSpec) -> Path:
         """Where a cell finds its histories."""

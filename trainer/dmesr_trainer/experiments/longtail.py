@@ -6,7 +6,7 @@ Shapes: N items, U users.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,21 @@ _NEAREST = (
     "learned there. The vectors are the original text's, or the first source's where there is none."
 )
 _FOLD_SEED = 20  # of which item is in which fold; the same for every method and seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewItems:
+    """How the part on new items is run.
+
+    Attributes:
+        folds: Into how many parts the items are cut; 0 leaves this part out.
+        seeds: Of training; each costs as many runs as there are folds.
+        epochs: At most, alike for every method; None for the experiment's budget.
+    """
+
+    folds: int
+    seeds: int = 1
+    epochs: int | None = None
 
 
 def tail_items(sequences: Sequences) -> NDArray[np.bool_]:
@@ -59,9 +74,7 @@ def folds(data: Data, count: int) -> list[Data]:
     return [without_items(data, fold_N == fold) for fold in range(count)]
 
 
-def run(
-    setup: Setup, *, methods: Sequence[str], backbones: Sequence[str], new_item_folds: int, new_item_seeds: int
-) -> dict[str, Any]:
+def run(setup: Setup, *, methods: Sequence[str], backbones: Sequence[str], new_items: NewItems) -> dict[str, Any]:
     """Runs what is missing and writes the table.
 
     The long tail needs no runs beyond those of `table2`: it is the part of their users whose test item is of the tail.
@@ -70,17 +83,16 @@ def run(
         setup: What the experiment shares.
         methods: Rows.
         backbones: f_θ.
-        new_item_folds: Into how many parts the items are cut for new items; 0 leaves this part out.
-        new_item_seeds: Seeds of training for new items; each costs as many runs as there are folds.
+        new_items: How new items are run.
 
     Returns:
         What results.json holds.
     """
     chosen = arms(setup, methods=methods, backbones=backbones)
-    parts = folds(setup.data, new_item_folds) if new_item_folds else []
+    parts = folds(setup.data, new_items.folds) if new_items.folds else []
     for part in parts:
         data_files.save(part, setup.store.data)
-    cold_arms = _cold_arms(chosen, seeds=new_item_seeds) if parts else []
+    cold_arms = _cold_arms(chosen, new_items) if parts else []
     todo = tasks(setup, chosen)
     for number, part in enumerate(parts):
         todo += tasks(setup, cold_arms, part, note=f"new items {number + 1}/{len(parts)}")
@@ -102,7 +114,7 @@ def run(
             rows=found,
             measured=[replace(one, group="all") for one in measured] + new,
             vectors=[setup.vectors] if setup.vectors else [],
-            notes=_notes(setup, is_tail_N, folds_of_items=len(parts)),
+            notes=_notes(setup, is_tail_N, folds_of_items=len(parts), epochs=new_items.epochs),
             figure=lambda title: figures.groups(found, metric=sampled(found)[-1], title=title),
             failures=failures,
             missing=sum(not task.cell.finished for task in todo),
@@ -111,8 +123,12 @@ def run(
     )
 
 
-def _cold_arms(chosen: Sequence[Arm], *, seeds: int) -> list[Arm]:
-    return [replace(arm, seeds=arm.seeds[:seeds], paper={}) for arm in chosen]
+def _cold_arms(chosen: Sequence[Arm], new_items: NewItems) -> list[Arm]:
+    budget = {} if new_items.epochs is None else {"optimiser__epochs": new_items.epochs}
+    return [
+        replace(arm, seeds=arm.seeds[: new_items.seeds], config=arm.config.changed(**budget), paper={})
+        for arm in chosen
+    ]
 
 
 def _by_tail(one: Measured, sequences: Sequences, is_tail_N: NDArray[np.bool_]) -> list[Measured]:
@@ -124,7 +140,7 @@ def _by_tail(one: Measured, sequences: Sequences, is_tail_N: NDArray[np.bool_]) 
     return [one.only(in_tail_U, group=TAIL), one.only(~in_tail_U, group=HEAD)]
 
 
-def _notes(setup: Setup, is_tail_N: NDArray[np.bool_], *, folds_of_items: int) -> list[str]:
+def _notes(setup: Setup, is_tail_N: NDArray[np.bool_], *, folds_of_items: int, epochs: int | None) -> list[str]:
     sequences = setup.data.sequences
     counts_N = sequences.train_counts_N
     targets_H = sequences.targets_H("test")
@@ -142,6 +158,8 @@ def _notes(setup: Setup, is_tail_N: NDArray[np.bool_], *, folds_of_items: int) -
             "item among 100 trained items that the user has not met (“full”: among all of them). So each user counts "
             "once. A method that knows items by their ids alone cannot place a new item; it stands last."
         )
+        if epochs is not None:
+            notes.append(f"The runs for new items had {epochs} epochs at most, alike for every method.")
         if setup.vectors is not None:
             notes.append(
                 "Whitening is fitted on the vectors of the whole catalogue, new items included: their texts are known, "

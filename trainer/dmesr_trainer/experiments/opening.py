@@ -39,6 +39,7 @@ class Request:
         device: "auto", "cpu" or "cuda".
         jobs: Cells at a time.
         cells: The folder of all cells.
+        runs_from: Folders of experiments whose runs are taken where they are the same cells.
         output: Where results go; docs/experiments/EXPERIMENT-DATASET when None.
         only_report: Run nothing.
         command: What was typed.
@@ -56,6 +57,7 @@ class Request:
     device: str = "auto"
     jobs: int = 1
     cells: Path = Path("runs/experiments")
+    runs_from: Sequence[Path] = ()
     output: Path | None = None
     only_report: bool = False
     command: str = ""
@@ -79,7 +81,7 @@ def setup(request: Request, *, experiment: str, needs_vectors: bool, connect: Co
     """
     changes, method_changes = settings(request.changes)
     data = _data(request)
-    store = CellStore(request.cells)
+    store = CellStore(request.cells, runs_from=request.runs_from)
     data_files.save(data, store.data)
     vectors = obtain(request, request.recipe, data=data, store=store, connect=connect) if needs_vectors else None
     changes = {"device": request.device, **_negatives(data, changes), **changes}

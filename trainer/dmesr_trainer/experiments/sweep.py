@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dmesr_trainer.config import TrainConfig
-from dmesr_trainer.experiments import figures, markdown, spaces
+from dmesr_trainer.experiments import figures, markdown, spaces, validation
 from dmesr_trainer.experiments.arms import OURS, Arm, Setup, check_names, methods_and_floors, tasks
 from dmesr_trainer.experiments.measured import Measured, Row, measure, rows
 from dmesr_trainer.experiments.paper import FIGURE_3
@@ -117,9 +117,9 @@ def run(
             vectors=[setup.vectors] if setup.vectors else [],
             notes=[*_notes(searches), *_chosen(measured)],
             figure=lambda title: _figure(found_rows, grids, title),
-            sections=[_validation(measured), *map(_search_section, searches)],
+            sections=[validation.section(measured), *map(_search_section, searches)],
             further={
-                "validation": [_valid_row(one) for one in measured],
+                "validation": [validation.line(one) for one in measured],
                 "searches": [found.to_json() for found in searches],
             },
             failures=failures,
@@ -171,33 +171,13 @@ def _chosen(measured: Sequence[Measured]) -> list[str]:
     """The value of each grid that validation would choose."""
     notes = []
     for backbone, group in dict.fromkeys((one.arm.backbone, one.arm.group) for one in measured if one.arm.group):
-        lines = [_valid_row(one) for one in measured if (one.arm.backbone, one.arm.group) == (backbone, group)]
+        lines = [validation.line(one) for one in measured if (one.arm.backbone, one.arm.group) == (backbone, group)]
         metric = next(name for name in lines[0] if name.startswith("ndcg@"))
         best = max(lines, key=lambda line: line[metric])
         notes.append(
             f"{group} on {backbone}: validation chooses {best['method']} ({metric.upper()} {best[metric]:.4f})."
         )
     return notes
-
-
-def _valid_row(one: Measured) -> dict[str, Any]:
-    figures_by_seed = [folds[0].result.metrics["valid"]["sampled"] for folds in one.cells]
-    return {
-        "backbone": one.arm.backbone,
-        "method": one.arm.method,
-        "seeds": list(one.seeds),
-        **{name: sum(each[name] for each in figures_by_seed) / len(figures_by_seed) for name in figures_by_seed[0]},
-    }
-
-
-def _validation(measured: Sequence[Measured]) -> str:
-    lines = [_valid_row(one) for one in measured]
-    names = [name for name in (lines[0] if lines else {}) if "@" in name]
-    table = markdown.table(
-        ["backbone", "method", *(f"valid {markdown.heading(name)}" for name in names)],
-        [[line["backbone"] or "–", line["method"], *(f"{line[name]:.4f}" for name in names)] for line in lines],
-    )
-    return f"## Validation\n\n{table}"
 
 
 def _search_section(found: Search) -> str:

@@ -59,7 +59,10 @@ class Dmesr(SequentialRecommender):
             dim=config.dim,
             bias=config.sources.bias,
         )
-        self.fusion = BidirectionalFusion(config.fusion, dim=config.dim) if fine and config.fusion.enabled else None
+        # Beside a window's events stands the hidden one, where there is one.
+        longest = config.backbone.max_history + (not backbone.causal)
+        fused = fine is not None and config.fusion.enabled
+        self.fusion = BidirectionalFusion(config.fusion, dim=config.dim, longest=longest) if fused else None
         self.leaky = config.fusion.leaky
         aligned = sources.aligned(item_ids)
         present = [torch.from_numpy(aligned.present[name]) for name in names]
