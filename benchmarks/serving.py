@@ -49,10 +49,11 @@ Call = Callable[[], Awaitable[object]]
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+def server(folder: Path, *, workers: int = 1) -> Iterator[tuple[str, psutil.Process]]:
     """A server as a user starts it, without an enricher: its address and its process."""
     ready = folder / "ready"
     command = [sys.executable, "-m", "dmesr_server", "serve", "--store", str(folder / "store"), "--port", "0"]
+    command += ["--workers", str(workers)]
     with (folder / "server.log").open("wb") as log:
         started = subprocess.Popen(
             [*command, "--no-enricher", "--ready-file", str(ready)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -195,20 +196,20 @@ class Rate:
     """What 64 clients got through."""
 
     calls: float  # a second
-    server_ms: float  # CPU of the server's process, of one call
+    server_ms: float  # CPU of the server's processes, of one call
     clients_ms: float  # CPU of all clients' process, of one call
 
 
-def _cpu_ms(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return 1e3 * (times.user + times.system)
+def _cpu_ms(*processes: psutil.Process) -> float:
+    return 1e3 * sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 async def rate(call: Callable[[int], Call], *, seconds: float, served_by: psutil.Process) -> Rate:
     """Has 64 clients call as fast as they are answered, each with one call in flight."""
     ends: list[float] = []
     calls = 0
-    used = _cpu_ms(served_by), _cpu_ms(psutil.Process())
+    serving = (served_by, *served_by.children(recursive=True))
+    used = _cpu_ms(*serving), _cpu_ms(psutil.Process())
     warm = time.perf_counter() + min(1.0, seconds / 4)
     stop = warm + seconds
 
@@ -224,7 +225,7 @@ async def rate(call: Callable[[int], Call], *, seconds: float, served_by: psutil
     await asyncio.gather(*map(client, range(CLIENTS)))
     return Rate(
         calls=sum(end < stop for end in ends) / seconds,
-        server_ms=(_cpu_ms(served_by) - used[0]) / calls,
+        server_ms=(_cpu_ms(*serving) - used[0]) / calls,
         clients_ms=(_cpu_ms(psutil.Process()) - used[1]) / calls,
     )
 
@@ -251,6 +252,7 @@ async def measure(
     items = len(peers[0].ids)
     rng = np.random.default_rng(1)
     measured: list[Row] = []
+    by = f" {given.workers} workers" if given.workers > 1 else ""
 
     def draw() -> list[str]:
         return [peers[0].ids[row] for row in rng.choice(items, HISTORY, replace=False)]
@@ -267,7 +269,7 @@ async def measure(
             f"{p50['in-process']:.3f} ms + p50 empty RPC {p50['empty']:.3f} ms (their p99: {p99['in-process']:.3f}, "
             f"{p99['empty']:.3f} ms)"
         )
-        part = f"recommend-{items // 1_000}k"
+        part = f"recommend-{items // 1_000}k{by}"
         measured.append(Row(f"{part}/p50", p50["ours"], "ms", how, peer=summed, target=1.3, better="lower"))
         measured.append(Row(f"{part}/p99", p99["ours"], "ms", how, peer=summed, target=3.0, better="lower"))
 
@@ -291,7 +293,7 @@ async def measure(
             f"of an empty RPC: {empty.server_ms:.3f} ms, {empty.clients_ms:.3f} ms"
         )
         large = items > 50_000
-        part = f"clients-{items // 1_000}k"
+        part = f"clients-{items // 1_000}k{by}"
         for name, peer, target in (
             ("in-process", in_process, 0.6 if large else None),
             ("empty", empty.calls, None if large else 0.7),
@@ -310,6 +312,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=1_000, help="of the single client")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each round of the 64 clients")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     given = parser.parse_args()
     on = machine("grpcio", "protobuf", "onnxruntime", "numpy")
@@ -317,7 +320,7 @@ def main() -> int:
     measured: list[Row] = []
     with (
         tempfile.TemporaryDirectory() as name,
-        server(Path(name)) as (address, process),
+        server(Path(name), workers=given.workers) as (address, process),
         dmesr.connect(address) as root,
     ):
         for items in given.items or (10_000, 100_000):

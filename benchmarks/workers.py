@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import dmesr
@@ -22,30 +18,11 @@ from dmesr.v1 import admin_pb2, admin_pb2_grpc, recommendations_pb2, recommendat
 
 from benchmarks import rows as figures
 from benchmarks.rows import Row, machine
-from benchmarks.serving import fill
+from benchmarks.serving import fill, server
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 15
 WORKERS = 2
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
-    """Workers as a user starts them: their address and their processes."""
-    ready = folder / "ready"
-    command = [sys.executable, "-m", "dmesr_server", "serve", "--store", str(folder / "store"), "--port", "0"]
-    command += ["--workers", str(WORKERS), "--no-enricher", "--ready-file", str(ready)]
-    with (folder / "server.log").open("wb") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ)
-    try:
-        while not ready.exists():
-            if started.poll() is not None:
-                raise SystemExit((folder / "server.log").read_text())
-            time.sleep(0.05)
-        yield ready.read_text(), psutil.Process(started.pid).children()
-    finally:
-        started.send_signal(signal.SIGTERM)
-        started.wait(60)
 
 
 def other_worker(address: str, *, number: int) -> grpc.Channel:
@@ -70,7 +47,7 @@ def seconds_until(condition: Callable[[], bool], *, since: float) -> float:
 def measure(folder: Path, *, items: int) -> list[Row]:
     """Changes by one worker, seen by the other; then the memory of both."""
     how = machine("grpcio", "lancedb", "dmesr")
-    with server(folder) as (address, processes), dmesr.connect(address, channels=1) as client:
+    with server(folder, workers=WORKERS) as (address, parent), dmesr.connect(address, channels=1) as client:
         fill(client, items=items, folder=folder)
         mine = client.admin.server_info().worker
         with other_worker(address, number=1 - mine) as channel:
@@ -98,6 +75,7 @@ def measure(folder: Path, *, items: int) -> list[Row]:
                 written.append(
                     seconds_until(lambda item_id=item_id: not recommended(item_id).list.unknown_item_ids, since=started)
                 )
+        processes = parent.children()
         seconds_until(lambda: len({_matrix(process) for process in processes}) == 1, since=time.perf_counter())
         for number in range(WORKERS):  # each has looked at the whole matrix
             with other_worker(address, number=number) as channel:

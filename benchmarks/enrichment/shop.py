@@ -18,6 +18,7 @@ from dmesr_server.enrichment.encoders import Encoder
 from dmesr_server.enrichment.routes import ROUTES
 from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec, Means
+from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.store import CatalogStore, DescriptionRow, Store
 
 from . import catalogue
@@ -50,6 +51,10 @@ class Shop:
         self._domain = domain
         self._catalogs = 0
         self._heart = ThreadPoolExecutor(1)
+        self._decoders = Decoders(
+            config=self.config.pictures.decoding,
+            workers=self.config.enrichment.picture_workers,
+        )
 
     def __enter__(self) -> Shop:
         return self
@@ -58,6 +63,7 @@ class Shop:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._heart.shutdown()
+        self._decoders.close()
         self.control.close()
         self.store.close()
 
@@ -93,6 +99,7 @@ class Shop:
             claimed=claimed,
             catalog=row,
             means=Means(describer=describer, encoder=encoder, encoder_name="null", recipe=recipe, routes=routes),
+            decoders=self._decoders,
             stopping=asyncio.Event(),
             heart=self._heart,
         ).run()

@@ -27,7 +27,9 @@ class TwoViewSasRec(SequentialRecommender):
             backbone=backbones.create(config.backbone, dim=config.dim),
             train_counts_N=from_numpy(sequences.train_counts_N),
         )
-        self.fusion = BidirectionalFusion(config.fusion, dim=config.dim) if config.fusion.enabled else None
+        longest = config.backbone.max_history
+        fused = config.fusion.enabled
+        self.fusion = BidirectionalFusion(config.fusion, dim=config.dim, longest=longest) if fused else None
 
     def fuse(self, views: tuple[Tensor, ...], lengths_B: Tensor) -> tuple[Tensor, ...]:
         if self.fusion is None:
