@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 START_SECONDS = 90.0  # a loaded machine needs some
-STOP_SECONDS = 30.0
+STOP_SECONDS = 120.0
 
 # The server asks the kernel for its own death with the test session, even by SIGKILL (Linux). Not a preexec_fn: the
 # session has threads of gRPC, and a fork that runs Python beside them can hang.
@@ -132,9 +132,10 @@ class RunningServer:
         self._process.wait()
         self._process = None
         _, alive = psutil.wait_procs(children, timeout=STOP_SECONDS)
+        outlived = [" ".join(child.cmdline()) for child in alive]
         for child in alive:
             child.kill()
-        assert not alive, f"{alive} outlived the API process"
+        assert not outlived, f"{outlived} outlived the API process"
 
     def restart(self) -> RunningServer:
         """Starts it again, on the same port and store; stops it first when it runs."""

@@ -62,6 +62,7 @@ def test_a_whole_machine_is_fine(tmp_path: Path, free_address: str):
     assert names == {
         "python",
         "packages",
+        "extra otel",
         "extra postgres",
         "extra server",
         "extra trainer",

@@ -39,7 +39,7 @@ def test_every_promised_command_is_there():
             f"models {name}"
             for name in ("list", "show", "publish", "promote", "rollback", "delete", "split", "aliases")
         ),
-        *(f"store {name}" for name in ("stats", "compact", "snapshot", "restore")),
+        *(f"store {name}" for name in ("stats", "check", "compact", "snapshot", "restore")),
         "server info",
         *(f"tokens {name}" for name in ("create", "list", "revoke")),
         "audit list",

@@ -239,8 +239,14 @@ def test_a_dataset_of_the_trainer(cli: Cli, catalog: dmesr.Client, tmp_path: Pat
     called = cli("items", "import", "--dataset", "movielens", "--data", tmp_path)
     assert called.code == 0, called.err
     assert called.out == "2 inserted, 0 updated, 0 unchanged, 0 rejected\n"
+    assert not called.err
     assert "Heat" in catalog.items.get("6").title
     assert "known are" in cli("items", "import", "--dataset", "nope").err
+    assert cli("catalogs", "create", "things").code == 0
+    called = cli("items", "import", "--dataset", "movielens", "--data", tmp_path, "--catalog", "things")
+    assert called.code == 0
+    assert "created with --domain 'film'" in called.err
+    assert cli("catalogs", "drop", "things", "--yes").code == 0
 
 
 def test_a_dataset_without_the_trainer_names_the_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ SMALLEST = {
         {"neighbours/time", "neighbours/recall", "neighbours/told", "neighbours/write", "neighbours/build"},
     ),
     "serving": (
-        ["--items=600", "--calls=3", "--seconds=0.2", "--rounds=1"],
+        ["--items=600", "--calls=3", "--seconds=2", "--rounds=1"],
         {"recommend-0k/p50", "recommend-0k/p99", "clients-0k/in-process", "clients-0k/empty"},
     ),
     "growth": (

@@ -69,7 +69,7 @@ def test_each_database_has_one_owner(module: str, owner: str):
 
 
 def test_api_is_above_everything_else():
-    below = [SERVER / name for name in ("store", "control", "enrichment", "serving")]
+    below = [SERVER / name for name in ("store", "control", "enrichment", "pictures", "serving", "upkeep")]
     assert [file for folder in below for file in _importers(folder, "dmesr_server.api", "dmesr_server.app")] == []
 
 

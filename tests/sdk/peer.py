@@ -75,11 +75,16 @@ def refuse(
     message: str,
     *,
     violations: dict[str, str] | None = None,
+    retry_seconds: float | None = None,
     **metadata: str,
 ) -> None:
-    """Fails the call as the service does: a google.rpc.Status with ErrorInfo and BadRequest."""
+    """Fails the call as the service does: a google.rpc.Status with ErrorInfo, BadRequest and maybe RetryInfo."""
     details = []
+    retry = error_details_pb2.RetryInfo()
+    if retry_seconds is not None:
+        retry.retry_delay.FromMilliseconds(round(retry_seconds * 1_000))
     for detail in (
+        *([] if retry_seconds is None else [retry]),
         error_details_pb2.ErrorInfo(reason=reason, domain="dmesr", metadata=metadata),
         error_details_pb2.BadRequest(
             field_violations=[

@@ -19,15 +19,16 @@ ERRORS = re.findall(
     r"\w+",
     """
     Aborted AliasNotFound AlreadyExists ApiError AttributesTooLarge CatalogExists CatalogNotFound ClientClosed
-    OutOfScope TokenNotFound
+    OutOfScope Overloaded StreamIdle TokenNotFound
     CorrectionNotFound NoPrompt ReadOnly RouteNotApplicable SnapshotRefused
     DeadlineExceeded DescriberUnavailable DescriptionUnusable DimensionMismatch DmesrError DuplicateItemId
     EncoderUnavailable FailedPrecondition Internal InvalidArgument InvalidArtefact InvalidAttribute
     InvalidField InvalidFilter InvalidInput InvalidItemId InvalidPageToken ItemNotFound JobFailed JobNotFound LeaseLost
     MalformedArrow ModelExists ModelInUse ModelNotFound ModelNotReady NoEarlierModel NoEnricher NonFiniteVector
     NotFound
-    PermissionDenied PictureFileNotFound PictureHashMismatch PictureNotFound PictureTooLarge
-    PictureTooManyPixels PictureUnreadable PictureUriNotAllowed RecipeNotFound RequestTooLarge
+    PermissionDenied PictureDecoderFailed PictureFetchFailed PictureFileNotFound PictureHashMismatch
+    PictureNotFound PictureTooLarge PictureTooManyPixels PictureUnreadable PictureUriNotAllowed
+    RecipeNotFound RequestTooLarge
     ResourceExhausted ServerUnavailable SourceNotFound SourceReadOnly StoreFull StoreUnavailable
     Unauthenticated Unavailable UnknownRoute UnsupportedDtype VectorMissing VersionNotFound Violation
     WrongJobState
@@ -44,6 +45,7 @@ VALUES = re.findall(
     Recommendation Recommendations RejectedRow RetryPolicy RouteEstimate
     RouteProgress ServerInfo Source SourceStats StoreStats Strategy TLS TableStats Timeout TrafficSplit UpsertSummary
     AuditEntry NewToken Token TokenScope
+    FindingSeverity StoreFinding StoreReport
     CompactedTable IndexStats Neighbours Snapshot SnapshotTable VectorBatch VectorBatches VectorCache
     """,
 )
@@ -112,7 +114,8 @@ RPCS = {
     rpc.name: rpc
     for module in (
         "access", "admin", "descriptions", "embeddings", "enrichment", "enrichment_stats", "estimates", "items", "jobs",
-        "models", "neighbours", "pictures", "pins", "previews", "reads", "recommendations", "transport", "writes",
+        "models", "neighbours", "pictures", "pins", "previews", "reads", "recommendations", "store_check", "transport",
+        "writes",
     )
     for rpc in vars(import_module(f"dmesr.{module}")).values()
     if isinstance(rpc, Rpc)

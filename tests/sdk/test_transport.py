@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dmesr
 import dmesr.aio
@@ -99,14 +100,138 @@ def test_pauses_grow_to_their_bound():
         assert all(whole / 2 <= policy.pause_seconds(failed) <= whole for _ in range(20))
 
 
+class Busy:
+    """Refuses a number of calls for want of room, then hands on to a handler."""
+
+    def __init__(self, refusals: int, handler: Callable[..., Any], *, retry_seconds: float = 0.01) -> None:
+        self.refusals = refusals
+        self.handler = handler
+        self.retry_seconds = retry_seconds
+        self.calls = 0
+
+    def __call__(self, request: object, context: grpc.ServicerContext) -> Any:
+        self.calls += 1
+        if self.calls <= self.refusals:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            refuse(context, code, "OVERLOADED", "hands full", retry_seconds=self.retry_seconds, kind="reads")
+        return self.handler(request, context)
+
+
+def test_what_a_busy_server_did_not_begin_is_asked_again(peer: Peer):
+    # Creating twice would fail; nothing of a refused call has begun.
+    created = admin_pb2.CreateCatalogResponse(catalog=admin_pb2.Catalog(name="films"))
+    busy = Busy(3, lambda *_: created)
+    peer.answer(CREATE, busy)
+    with dmesr.connect(peer.address, retry=FAST) as client:
+        assert client.admin.create_catalog("films").name == "films"
+    assert busy.calls == 4
+
+
+async def test_the_attempts_at_a_busy_server_are_bounded(peer: Peer):
+    busy = Busy(99, lambda *_: admin_pb2.ListCatalogsResponse())
+    peer.answer(LIST, busy)
+    async with dmesr.aio.connect(peer.address, retry=FAST) as client:
+        with pytest.raises(dmesr.Overloaded, match="hands full") as caught:
+            await client.admin.list_catalogs()
+    assert (busy.calls, caught.value.retry_seconds, caught.value.metadata) == (4, 0.01, {"kind": "reads"})
+    assert isinstance(caught.value, dmesr.ResourceExhausted)
+
+
+@pytest.mark.parametrize(("seconds", "policy"), [(0.5, FAST), (60.0, dmesr.RetryPolicy(max_hint_seconds=1.0))])
+def test_a_hint_beyond_the_deadline_or_the_policy_is_not_waited_for(
+    peer: Peer, seconds: float, policy: dmesr.RetryPolicy
+):
+    busy = Busy(99, lambda *_: admin_pb2.ListCatalogsResponse(), retry_seconds=5.0)
+    peer.answer(LIST, busy)
+    timeout = dmesr.Timeout(unary_seconds=seconds)
+    with dmesr.connect(peer.address, retry=policy, timeout=timeout) as client, pytest.raises(dmesr.Overloaded):
+        client.admin.list_catalogs()
+    assert busy.calls == 1
+
+
+def test_a_hint_is_kept_to_and_spread():
+    policy = dmesr.RetryPolicy(attempts=3)
+    busy = dmesr.Overloaded("hands full", retry_seconds=4.0)
+    pauses = [policy.next_pause(1, busy) or 0.0 for _ in range(50)]
+    assert all(4.0 <= pause <= 6.0 for pause in pauses)
+    assert max(pauses) - min(pauses) > 0.5
+    assert policy.next_pause(3, busy) is None
+    assert (policy.next_pause(1, dmesr.ServerUnavailable("gone")) or 0.0) <= 0.1
+
+
+def test_a_download_that_is_not_begun_is_asked_for_again(peer: Peer):
+    busy = Busy(2, lambda *_: iter([items_pb2.GetPictureResponse(data=b"ab")]))
+    peer.answer(GET_PICTURE, lambda request, context: (yield from busy(request, context)), "unary_stream")
+    with dmesr.connect(peer.address, retry=FAST) as client:
+        assert client.items.picture("0" * 64) == b"ab"
+    assert busy.calls == 3
+
+
+def inserted(
+    requests: Iterator[items_pb2.UpsertItemsRequest], context: grpc.ServicerContext
+) -> Iterator[items_pb2.UpsertItemsResponse]:
+    for request in requests:
+        results = [
+            items_pb2.RowResult(item_id=item.item_id, outcome=items_pb2.ROW_OUTCOME_INSERTED) for item in request.items
+        ]
+        yield items_pb2.UpsertItemsResponse(results=results)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 100])
+def test_an_upsert_that_is_not_begun_is_sent_again_from_its_start(peer: Peer, count: int):
+    with_limits(peer)
+    seen: list[str] = []
+
+    def noted(requests: Iterator[items_pb2.UpsertItemsRequest], context: grpc.ServicerContext) -> Any:
+        for answer in inserted(requests, context):
+            seen.extend(result.item_id for result in answer.results)
+            yield answer
+
+    busy = Busy(3, noted)
+    peer.answer(UPSERT, lambda requests, context: (yield from busy(requests, context)), "stream_stream")
+    with dmesr.connect(peer.address, retry=FAST) as client:
+        summary = client.items.upsert((dmesr.Item(str(number)) for number in range(count)), batch_size=10)
+    assert (summary.inserted, busy.calls) == (count, 4)
+    assert seen == [str(number) for number in range(count)]
+
+
+def test_an_upsert_whose_source_is_slow_is_sent_again_too(peer: Peer):
+    with_limits(peer)
+    busy = Busy(2, inserted)
+    peer.answer(UPSERT, lambda requests, context: (yield from busy(requests, context)), "stream_stream")
+
+    def slow() -> Iterator[dmesr.Item]:
+        for number in range(30):
+            # The second batch is asked for while the first is refused, and comes when the call was made again.
+            while number == 10 and busy.calls < 3:
+                time.sleep(0.001)
+            yield dmesr.Item(str(number))
+
+    with dmesr.connect(peer.address, retry=FAST) as client:
+        assert client.items.upsert(slow(), batch_size=10).inserted == 30
+
+
+def test_an_upsert_that_was_answered_is_not_sent_again(peer: Peer):
+    with_limits(peer)
+    busy = Busy(0, inserted)
+
+    def breaking(requests: Iterator[items_pb2.UpsertItemsRequest], context: grpc.ServicerContext) -> Any:
+        yield next(inserted(requests, context))
+        busy.calls += 1
+        refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "hands full", retry_seconds=0.01)
+
+    peer.answer(UPSERT, breaking, "stream_stream")
+    with dmesr.connect(peer.address, retry=FAST) as client, pytest.raises(dmesr.Overloaded):
+        client.items.upsert([dmesr.Item(str(number)) for number in range(30)], batch_size=10)
+    assert busy.calls == 1
+
+
 def test_a_deadline_holds_for_all_attempts_together(peer: Peer):
     release = threading.Event()
     peer.answer(LIST, lambda *_: release.wait(10) or admin_pb2.ListCatalogsResponse())
     with dmesr.connect(peer.address, timeout=dmesr.Timeout(unary_seconds=0.2)) as client:
-        started = time.monotonic()
         with pytest.raises(dmesr.DeadlineExceeded, match=r"within 0\.2 s") as caught:
             client.admin.list_catalogs()
-        assert time.monotonic() - started < 2
         assert isinstance(caught.value, TimeoutError)
     release.set()
 
@@ -181,6 +306,34 @@ def test_no_server_at_all_is_named_with_its_address():
             client.admin.list_catalogs()
         with pytest.raises(dmesr.ServerUnavailable):
             client.items.upsert([dmesr.Item("1")])
+
+
+async def test_a_network_whose_packets_take_their_time_is_no_server_that_is_away(peer: Peer):
+    """No answer of the server comes sooner than 0.7 s, its first word of the connection neither."""
+    flaky = Flaky(0)
+    peer.answer(LIST, flaky)
+    host, port = peer.address.rsplit(":", 1)
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float) -> None:
+        while data := await source.read(65_536):
+            await asyncio.sleep(seconds)
+            sink.write(data)
+        sink.close()
+        await sink.wait_closed()
+
+    carried: list[asyncio.Task[None]] = []
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near_reader, near_writer = await asyncio.open_connection(host, int(port))
+        carried.append(asyncio.create_task(carry(reader, near_writer, 0.0)))
+        carried.append(asyncio.create_task(carry(near_reader, writer, 0.7)))
+
+    server = await asyncio.start_server(far, "127.0.0.1", 0)
+    async with server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with dmesr.aio.connect(address, retry=dmesr.RetryPolicy(attempts=1)) as client:
+            assert [catalog.name for catalog in await client.admin.list_catalogs()] == ["films"]
+        await asyncio.gather(*carried, return_exceptions=True)
 
 
 def test_the_token_travels_with_every_call(peer: Peer):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import hashlib
 import io
 import json
@@ -21,6 +23,8 @@ from dmesr_server.enrichment.describers import Describer
 from dmesr_server.enrichment.encoders import Encoder
 from dmesr_server.enrichment.running import RunningJob
 from dmesr_server.enrichment.specs import JobSpec
+from dmesr_server.pictures.decoders import Decoders
+from dmesr_server.pictures.settings import DecodingConfig
 from dmesr_server.store import CatalogStore, DescriptionRow, ItemWrite, Store
 from PIL import Image
 
@@ -66,6 +70,14 @@ def picture(colour: tuple[int, int, int], *, size: tuple[int, int] = (40, 60)) -
     return buffer.getvalue()
 
 
+@functools.cache
+def decoders() -> Decoders:
+    """Processes that decode pictures, for all tests of a session."""
+    made = Decoders(config=DecodingConfig(), workers=2)
+    atexit.register(made.close)
+    return made
+
+
 @dataclass
 class World:
     """A store of its own with what is needed to run jobs on it."""
@@ -75,6 +87,7 @@ class World:
     control: Control
     name: str = "default"
     encoder: Encoder | None = None  # loaded once, used by every job
+    decoders: Decoders | None = None  # those of the session where there are none of its own
     heart: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     @property
@@ -145,6 +158,7 @@ class World:
             claimed=claimed,
             catalog=catalog,
             means=means,
+            decoders=self.decoders or decoders(),
             stopping=stopping or asyncio.Event(),
             heart=self.heart,
         )

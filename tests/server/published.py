@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import dmesr
+import numpy as np
 import pyarrow as pa
 import tiny_artefact
 from dmesr.v1 import embeddings_pb2, items_pb2, models_pb2
@@ -90,3 +92,15 @@ def promote(stubs: Stubs, catalog: str, model: str, alias: str = "") -> models_p
     """Points an alias to a model."""
     request = models_pb2.PromoteModelRequest(catalog=catalog, model=model, alias=alias)
     return stubs.models.PromoteModel(request).model
+
+
+def serve(client: dmesr.Client, item_ids: Sequence[str], folder: Path) -> None:
+    """By the SDK: random vectors of these items into the recipe "ours", and a model over them into production."""
+    rng = np.random.default_rng(0)
+    matrices = {
+        source: rng.normal(size=(len(item_ids), dim)).astype(np.float32) for source, dim in tiny_artefact.DIMS.items()
+    }
+    client.embeddings.write(recipe="ours", item_ids=item_ids, vectors=matrices, create_recipe=True)
+    (recipe,) = (one for one in client.embeddings.recipes() if "ours" in one.names)
+    tiny_artefact.write(folder, recipe_id=recipe.recipe_id, items={item_ids[0]: (1, None)})
+    client.models.promote(client.models.publish(folder, name="tiny").ref)

@@ -35,7 +35,7 @@ class _Faulty(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_an_unexpected_fault_is_internal_with_an_id(streaming: bool, caplog: pytest.LogCaptureFixture):
-    layers = LayeredHandlers([CallLayer(max_message_bytes=1 << 20)])
+    layers = LayeredHandlers([CallLayer(max_message_bytes=1 << 20, idle_seconds=60)])
     layers.add_generic_rpc_handlers((_Faulty(),))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((layers,))

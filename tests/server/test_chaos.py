@@ -27,7 +27,6 @@ from running_server import RunningServer
 KILLS = int(os.environ.get("DMESR_CHAOS_KILLS", "10"))
 SEED = int(os.environ.get("DMESR_CHAOS_SEED", "0"))
 IDS = [f"i{number:04d}" for number in range(320)]
-SOURCES = {"text": 3, "image": 2}  # and their widths: what the tiny model reads
 #: Tables of so few rows get indexes, so that index builds are killed too.
 CONFIG = {"store__index_threshold_rows": 256, "store__index_poll_seconds": 0.5}
 
@@ -86,7 +85,9 @@ class Work:
         """Of items that are there; others are refused."""
         ids = [item_id for item_id in ids if None not in self.titles[item_id]]
         number = next(self._numbers)
-        matrices = {source: np.full((len(ids), width), number, np.float32) for source, width in SOURCES.items()}
+        matrices = {
+            source: np.full((len(ids), width), number, np.float32) for source, width in tiny_artefact.DIMS.items()
+        }
         with _noted(self.vectors, ids, number):
             self.begun.set()
             summary = client.embeddings.write(recipe="ours", item_ids=ids, vectors=matrices, create_recipe=True)
@@ -129,7 +130,7 @@ class Work:
         assert _most(read.ids) <= 1, "a row of vectors twice"
         written: dict[str, int] = {}
         for row, item_id in enumerate(read.ids):
-            numbers = {float(value) for source in SOURCES for value in read.matrix(source)[row]}
+            numbers = {float(value) for source in tiny_artefact.DIMS for value in read.matrix(source)[row]}
             assert len(numbers) == 1, f"half a row of {item_id}: {numbers}"
             if numbers != {0.0}:
                 written[item_id] = int(numbers.pop())

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dmesr
 import grpc
 import pytest
+from certificates import authority, signed
 from dmesr.v1 import admin_pb2 as pb
 from running_server import RunningServer
 from wire import Stubs
 
 
-def _openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-def _authority(folder: Path, name: str) -> Path:
-    """A certificate authority: NAME.pem and NAME.key."""
-    certificate = folder / f"{name}.pem"
-    key = certificate.with_suffix(".key")
-    _openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
-        *("-subj", f"/CN={name}", "-keyout", key, "-out", certificate),
-    )
-    return certificate
-
-
-def _signed(folder: Path, name: str, authority: Path) -> Path:
-    """A certificate that an authority has signed, for the server's address too."""
-    certificate, request, extensions = (folder / f"{name}{ending}" for ending in (".pem", ".csr", ".ext"))
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
-    _openssl(
-        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/O=Shop/CN={name}"),
-        *("-keyout", certificate.with_suffix(".key"), "-out", request),
-    )
-    _openssl(
-        *("x509", "-req", "-in", request, "-CA", authority, "-CAkey", authority.with_suffix(".key")),
-        *("-days", "2", "-extfile", extensions, "-out", certificate),
-    )
-    return certificate
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
-    ours, others = _authority(folder, "ours"), _authority(folder, "others")
-    for name, authority in (("server", ours), ("nightly", ours), ("stranger", others)):
-        _signed(folder, name, authority)
+    ours, others = authority(folder, "ours"), authority(folder, "others")
+    for name, by in (("server", ours), ("nightly", ours), ("stranger", others)):
+        signed(folder, name, by)
     return folder
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_threads_and_processes_migrate_at_once(tmp_path):
         assert act(migrate, [(url,)] * 3) == [["default"]] * 3
 
 
+def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path):
+    """SQLite refuses at once to give a file its log while another writes, whatever time a connection is given."""
+    file = tmp_path / "control.sqlite"
+    holder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.5, holder.rollback)
+    release.start()
+    assert migrate(f"sqlite:///{file}") == ["default"]
+    release.join()
+    holder.close()
+
+
 def test_a_database_of_a_newer_version_is_refused(tmp_path, url):
     control = Control(url)
     control.migrate()
@@ -41,12 +54,11 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path, url):
     with sqlite3.connect(tmp_path / "folder" / "control.sqlite") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
-    newer = Control(url)
     with pytest.raises(ServiceError) as caught:
-        newer.migrate()
-    newer.close()
+        in_processes(migrate, [(url,)])  # where it is raised in another process, it arrives whole
     assert caught.value.reason == "STORE_UNAVAILABLE"
     assert "newer version" in caught.value.message
+    assert str(caught.value) == caught.value.message
     assert caught.value.metadata["actual"] == "9999"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from dmesr_server.control import Control
@@ -8,6 +9,7 @@ from dmesr_server.errors import ServiceError
 from store_workers import in_threads
 
 SHORT = 0.05  # s
+LONG = 1.0  # s: a lease that a loaded machine renews in time
 
 
 @pytest.fixture
@@ -58,9 +60,9 @@ def test_the_fence_alone_tells_holders_of_one_name_apart(leases):
 
 
 def test_renewing_keeps_a_lease(leases):
-    lease = leases.acquire("x", "me", 4 * SHORT)
-    for _ in range(4):
-        time.sleep(2 * SHORT)
+    lease = leases.acquire("x", "me", LONG)
+    for _ in range(3):
+        time.sleep(0.4 * LONG)
         renewed = leases.renew(lease)
         assert renewed.expires > lease.expires
         lease = renewed
@@ -94,3 +96,30 @@ def test_threads_race_for_one_lease(leases, known_before):
     won = [lease for lease in in_threads(leases.acquire, [("x", f"t{n}", 60) for n in range(16)]) if lease]
     assert len(won) == 1
     leases.check(won[0])
+
+
+def test_a_lease_of_a_clock_that_was_ahead_and_was_put_back_is_not_believed_for_as_long(leases, monkeypatch):
+    hour = timedelta(hours=1)
+    monkeypatch.setattr("dmesr_server.control.leases.now", lambda: datetime.now(UTC) + hour)
+    old = leases.acquire("x", "dead", 60)
+    assert leases.live("x") == ["x"]
+    monkeypatch.undo()
+    assert leases.live("x") == []
+    new = leases.acquire("x", "you", 60)
+    assert new.fence == old.fence + 1
+    lost(leases.renew, old)
+    # Put forward by an hour: who is alive keeps it by renewing, unless another was quicker.
+    monkeypatch.setattr("dmesr_server.control.leases.now", lambda: datetime.now(UTC) + hour)
+    leases.renew(new)
+    assert leases.acquire("x", "me", 60) is None
+    monkeypatch.undo()
+    # Put back again: it still holds it for as long as nobody takes it, and renews by the clock of now.
+    leases.renew(new)
+    assert leases.acquire("x", "me", 60) is None
+
+
+def test_clocks_of_hosts_may_be_a_little_apart(leases, monkeypatch):
+    monkeypatch.setattr("dmesr_server.control.leases.now", lambda: datetime.now(UTC) + timedelta(seconds=30))
+    leases.acquire("x", "ahead", 60)
+    monkeypatch.undo()
+    assert leases.acquire("x", "you", 60) is None

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from dmesr_server.enrichment import routes
@@ -236,13 +234,3 @@ def test_recipe_says_what_it_is():
         "language": "en",
         "picture_pixels": describer.picture_pixels,
     }
-
-
-async def test_a_hundred_pictures_take_less_than_a_second_of_one_core():
-    rng = np.random.default_rng(1)
-    picture = Image.fromarray(rng.integers(0, 256, (114, 81, 3), np.uint8))
-    await texts(request("image", attributes=(), picture=picture))  # the tables of names are made once
-    requests = [request("image", attributes=(), picture=picture.copy()) for _ in range(100)]
-    began = time.process_time()
-    await texts(*requests)
-    assert time.process_time() - began < 1.0

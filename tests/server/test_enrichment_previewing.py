@@ -12,7 +12,7 @@ from dmesr_server.enrichment import imports, previewing
 from dmesr_server.enrichment.prompts import DONE
 from dmesr_server.enrichment.specs import JobSpec
 from dmesr_server.errors import ServiceError
-from enriching import World, make_world, picture
+from enriching import World, decoders, make_world, picture
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def preview(world: World, item_id: str, route: str, **asked: Any) -> previewing.
         config=world.config,
         catalog=world.control.catalogs.get(world.name),
         store=world.catalog,
+        decoders=decoders(),
         item_id=item_id,
         route=route,
         **asked,

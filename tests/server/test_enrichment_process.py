@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dmesr_server.control import JobRow, JobState
 from dmesr_server.enrichment.specs import JobSpec
+from dmesr_server.store import ItemWrite
 from enriching import World, counts
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -80,6 +81,40 @@ def test_job_of_a_killed_enricher_ends_with_one_row_each(world: World, start: St
     assert "Film 1" not in text  # what items say is nobody's business in a log
 
 
+def test_an_enricher_that_slept_through_its_lease_writes_nothing_over_its_successor(
+    world: World, start: Start, tmp_path: Path
+):
+    world.fill(300)
+    job = world.start()
+    sleeper = start()
+    wait_for(world, job, lambda found: world.catalog.descriptions.count(_recipe(world, "text"))[0] > 0)
+    sleeper.send_signal(signal.SIGSTOP)
+    ids = [f"item-{number:04}" for number in range(300)]
+    # What the sleeper has read of them is stale from here on.
+    world.catalog.items.upsert(
+        [
+            ItemWrite(
+                item.item_id, (("title", (f"Renamed {item.item_id}",)), *item.attributes[1:]), item.picture_sha256
+            )
+            for item in world.catalog.items.get(ids).values()
+        ]
+    )
+    start()
+    ended = wait_for(world, job, lambda found: found.state.ended)
+    assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 2)
+    expected = _contents(world, job, ids)
+    sleeper.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    while "job was taken away" not in log(tmp_path):
+        assert sleeper.poll() is None
+        assert time.monotonic() < deadline, log(tmp_path)
+        time.sleep(0.02)
+    assert _contents(world, job, ids) == expected
+    assert world.control.jobs.get(job.job_id) == ended
+    another = world.start()  # nobody is at work on the old one, and the sleeper is of use again
+    assert wait_for(world, another, lambda found: found.state.ended).state is JobState.SUCCEEDED
+
+
 def test_terminated_enricher_hands_its_job_back_at_once(world: World, start: Start, tmp_path: Path):
     world.fill(600)
     job = world.start()
@@ -146,3 +181,9 @@ def test_bad_configuration_is_named(flags: list[str], said: str):
 
 def _recipe(world: World, route: str) -> str:
     return world.control.recipes.resolve("default", "default").description_recipes[route]
+
+
+def _contents(world: World, job: JobRow, ids: list[str]) -> tuple[object, ...]:
+    """All that a job wrote: the texts of its descriptions, and of its vectors the hashes of what they encode."""
+    texts = {key: (row.input_hash, row.text) for key, row in world.rows(*ids).items()}
+    return texts, world.catalog.embeddings(job.recipe_id).hashes(ids)

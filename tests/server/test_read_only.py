@@ -34,7 +34,7 @@ METHODS = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-_READ = ("Get", "List", "Read", "Find", "Watch", "Estimate", "Preview", "Recommend", "BatchRecommend")
+_READ = ("Check", "Get", "List", "Read", "Find", "Watch", "Estimate", "Preview", "Recommend", "BatchRecommend")
 
 
 @pytest.fixture(scope="module")

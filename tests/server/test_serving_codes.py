@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +18,24 @@ from dmesr_server.topk import within_reach
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.skipif(
-    not codes._exact_here(), reason="this processor has no exact products of 8-bit numbers: floats are used throughout"
-)
+
+@pytest.fixture(autouse=True, scope="module", params=codes._QUERY_RANGES, ids=lambda found: f"queries of {found.most}")
+def queries(request: pytest.FixtureRequest) -> Iterator[codes._QueryRange]:
+    """Each range of queries that this processor multiplies exactly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codes, "_QUERY_RANGES", (request.param,))
+        codes._queries_here.cache_clear()
+        if codes._queries_here() is None:
+            pytest.skip("this processor's products of queries of that range are not exact")
+        yield request.param
+    codes._queries_here.cache_clear()
 
 
-def test_scores_and_reach_by_hand():
+def test_scores_and_reach_by_hand(queries: codes._QueryRange):
     vectors_NV = np.array([[127, 0], [-127, 254], [64, 2]], np.float32)  # units: 1 and 2; 2 / 2 = 1
     ((scores_N, reach),) = list(ItemCodes(vectors_NV).scores(np.array([[2, 1]], np.float32)))
-    # scaled query [2, 2], its unit 2 / 127: codes [127, 127]
-    assert scores_N.tolist() == [127 * 127, 127 * (-127 + 127), 127 * (64 + 1)]
+    # scaled query [2, 2], its unit 2 / most: codes [most, most]
+    assert scores_N.tolist() == [queries.most * 127, queries.most * (-127 + 127), queries.most * (64 + 1)]
     assert 1 <= reach <= 2 + 2 * 1e-5 * 180 * 180  # nothing was rounded but what float32 itself rounds
 
 
@@ -97,8 +106,17 @@ def test_a_small_matrix_has_no_codes():
 def test_a_processor_whose_products_overflow_has_no_codes(monkeypatch: pytest.MonkeyPatch):
     vectors_NV = np.ones((40_000, 128), np.float32)
     assert codes_of(vectors_NV) is not None
-    monkeypatch.setattr(codes, "_exact_here", lambda: False)
+    monkeypatch.setattr(codes, "_queries_here", lambda: None)
     assert codes_of(vectors_NV) is None
+    with pytest.raises(RuntimeError, match="use floats"):
+        ItemCodes(vectors_NV)
+
+
+def test_every_processor_has_exact_products_of_one_range():
+    """Two products of 8 and of 7 bits fit into 16 bits, so that none is left with floats."""
+    coarsest = codes._QueryRange(most=64, zero=64)
+    assert 2 * (coarsest.zero + coarsest.most) * 127 <= np.iinfo(np.int16).max
+    assert codes_of(np.ones((40_000, 128), np.float32)) is not None
 
 
 @pytest.fixture(scope="module")

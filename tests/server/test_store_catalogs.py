@@ -93,6 +93,15 @@ def test_stats_tell_what_is_there(tmp_path):
     assert (items.files, items.bytes) == (len(files), sum(file.stat().st_size for file in files))
 
 
+def test_stats_of_a_store_that_is_no_folder_tell_the_bytes_of_its_rows(tmp_path):
+    catalog = Store(uri=f"file://{tmp_path}").catalog("films")
+    catalog.items.upsert([item(f"i{number}", "t" * 1_000) for number in range(100)])
+    (items,) = catalog.stats()
+    assert (items.rows, items.files) == (100, 0)
+    on_disk = sum(file.stat().st_size for file in tmp_path.glob("**/items.lance/data/*"))
+    assert on_disk / 2 < items.bytes < on_disk * 2
+
+
 def test_a_catalog_dropped_and_made_again_behind_our_back(tmp_path):
     ours, theirs = Store(uri=str(tmp_path)), Store(uri=str(tmp_path))
     catalog = ours.catalog("films")

@@ -60,6 +60,57 @@ def test_threads_write_the_same_rows(tmp_path):
     assert Store(uri=str(tmp_path)).catalog("films").descriptions.count("r") == (30, 0)
 
 
+class SleptError(Exception):
+    """What a writer is told that has lost its right to write."""
+
+
+def test_who_may_no_longer_write_puts_nothing_over_what_was_written_since(descriptions):
+    old, new = (
+        [DescriptionRow(i, "text", "r", made, made) for i in ids] for made, ids in [("old", "abc"), ("new", "bc")]
+    )
+    descriptions.upsert(old[:2])
+
+    def another_writes_and_then_it_is_asked() -> None:
+        if descriptions.get(["b"], ["r"])[0].text == "new":
+            raise SleptError
+        descriptions.upsert(new)
+
+    with pytest.raises(SleptError):
+        descriptions.upsert(
+            [DescriptionRow(i, "text", "r", "stale", "stale") for i in "abc"],
+            allowed=another_writes_and_then_it_is_asked,
+        )
+    # Nobody else had written this one: it was allowed when it was asked for.
+    assert {row.item_id: row.text for row in descriptions.get(["a", "b", "c"], ["r"])} == {
+        "a": "stale",
+        "b": "new",
+        "c": "new",
+    }
+
+
+def test_who_may_write_still_writes_over_what_was_written_since(descriptions):
+    asked = []
+
+    def another_writes_once() -> None:
+        asked.append(True)
+        if len(asked) == 1:
+            descriptions.upsert([DescriptionRow("a", "text", "r", "theirs", "theirs")])
+
+    descriptions.upsert([DescriptionRow("a", "text", "r", "mine", "mine")], allowed=another_writes_once)
+    assert len(asked) == 2
+    assert descriptions.get(["a"], ["r"])[0].text == "mine"
+
+
+def test_a_row_that_was_replaced_since_it_was_read_is_not_deleted(descriptions):
+    descriptions.upsert([DescriptionRow("a", "text", "r", "h", "old")])
+    (old,) = descriptions.get(["a"], ["r"])
+    descriptions.upsert([DescriptionRow("a", "text", "r", "h", "new")])
+    descriptions.delete_rows([old])
+    assert descriptions.get(["a"], ["r"])[0].text == "new"
+    descriptions.delete_rows(descriptions.get(["a"], ["r"]))
+    assert descriptions.get(["a"], ["r"]) == []
+
+
 def test_deleting_takes_every_route(descriptions):
     descriptions.upsert([DescriptionRow(i, r, "r", "h", "t") for i in ("a", "b") for r in ("text", "image")])
     descriptions.delete(["a", "nobody"])

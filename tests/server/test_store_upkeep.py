@@ -142,6 +142,7 @@ def test_a_snapshot_made_while_writes_go_on_is_a_store_again(running: RunningSer
         with dmesr.connect(other.address) as client:
             ids = {item.item_id for item in client.items.list()}
             assert len(ids) == rows["items"]
+            assert client.admin.check_store().findings == ()  # what is in it fits together
             client.items.upsert([dmesr.Item("one-more", {"title": "T"})])
     finally:
         other.stop()

@@ -131,6 +131,30 @@ def test_same_hash_writes_nothing(table):
     assert table.hashes(["a"]) == {"a": {"text": None}}
 
 
+def test_who_may_no_longer_write_puts_nothing_over_what_was_written_since(table):
+    table.declare("text", 1)
+    table.declare("image", 1)
+    table.upsert(["a", "b"], {"text": column([[1], [1]], ["1", "1"])})
+
+    class LeaseLostError(Exception):
+        pass
+
+    def another_writes_and_then_it_is_asked() -> None:
+        if table.hashes(["b"])["b"]["text"] == "theirs":
+            raise LeaseLostError
+        table.upsert(["b", "c"], {"text": column([[2], [2]], ["theirs", "theirs"])})
+
+    with pytest.raises(LeaseLostError):
+        table.upsert(
+            ["a", "b", "c"],
+            {"text": column([[3]] * 3, ["mine"] * 3)},
+            allowed=another_writes_and_then_it_is_asked,
+        )
+    texts = {item_id: hashes["text"] for item_id, hashes in table.hashes().items()}
+    assert {texts["b"], texts["c"]} == {"theirs"}
+    assert texts["a"] in ("1", "mine"), "nobody else had written this one"
+
+
 def test_vectors_without_a_hash_are_told_apart_by_their_bytes(table):
     table.declare("clip", 2)
     assert table.upsert(["a"], {"clip": column([[1, 2]], [None])}) == ["inserted"]
@@ -364,3 +388,18 @@ def test_some_sources_of_some_items_after_many_writes(table):
         table.upsert(ids, {"text": column(numbers(8, 16, seed=write), [f"t-{item_id}" for item_id in ids])})
         table.upsert(ids[:2], {"image": column(numbers(2, 16, seed=write), [f"i-{item_id}" for item_id in ids[:2]])})
     assert (table.count(), table.present("text"), table.present("image")) == (8 * writes, 8 * writes, 2 * writes)
+
+
+def test_pins_come_and_go_while_others_look_at_them(tmp_path):
+    table = Store(uri=str(tmp_path)).catalog("films").embeddings("r1")
+    table.declare("text", 2)
+    table.upsert(["a"], {"text": column([[1, 2]], ["h"])})
+    version = table.version()
+
+    def come_and_go(number: int) -> None:
+        for turn in range(60):
+            table.pin(f"pin-{number}-{turn}", version)
+            table.unpin(f"pin-{number}-{turn}")
+
+    in_threads(come_and_go, [(number,) for number in range(6)])
+    assert table.pins() == set()

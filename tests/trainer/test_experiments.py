@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,13 +191,16 @@ def test_long_tail_and_new_items(table2: tuple[Path, Path], tmp_path: Path):
     cells, _ = table2
     before = _finished(cells)
     _run(
-        *("longtail", "--methods", "none,dmesr", "--seeds", "2", "--recipe", "first", "--new-item-folds", "2", *NOBODY),
+        *("longtail", "--methods", "none,dmesr", "--seeds", "2", "--recipe", "first", *NOBODY),
+        *("--new-item-folds", "2", "--new-item-epochs", "1"),
         cells=cells,
         output=tmp_path,
     )
     # The long tail itself cost nothing: two folds of two methods at one seed.
     assert len(_finished(cells)) == len(before) + 4
     results = _results(tmp_path)
+    assert {line["epochs"] for line in pq.read_table(tmp_path / "runs.parquet").to_pylist()} == {1, 2}
+    assert any("The runs for new items had 1 epochs at most" in note for note in results["notes"])
     rows = {(row["group"], row["method"]): row for row in results["rows"] if row["metric"] == "hr@10"}
     assert rows["long tail", "dmesr"]["users"] + rows["head", "dmesr"]["users"] == 1500
     new = {method: row for (group, method), row in rows.items() if group == "new items"}
@@ -207,6 +211,28 @@ def test_long_tail_and_new_items(table2: tuple[Path, Path], tmp_path: Path):
     ranks = pq.read_table(tmp_path / "ranks.parquet")
     assert set(ranks["group"].to_pylist()) == {"all", "new items"}
     assert (tmp_path / "figure.png").exists()
+
+
+def test_what_an_earlier_experiment_tells_of_is_not_run_again(table2: tuple[Path, Path], tmp_path: Path):
+    kept, output = table2
+    vectors = tmp_path / "cells/vectors"
+    shutil.copytree(kept / "vectors", vectors)  # as if they had been read from the server again
+    arguments = ("--methods", "popularity,none,dmesr", "--recipe", "first", *NOBODY, "--runs-from", str(output))
+    _run("table2", *arguments, "--seeds", "3", "--only-report", cells=tmp_path / "cells", output=tmp_path / "again")
+    earlier, again = _results(output), _results(tmp_path / "again")
+    assert again["missing_cells"] == 2  # the third seed of two methods
+    assert again["rows"] == earlier["rows"]
+    assert (again["code"], again["versions"]) == (earlier["code"], earlier["versions"])
+    assert any("not run again: taken from the runs of table2" in note for note in again["notes"])
+    assert pq.read_table(tmp_path / "again/ranks.parquet").equals(pq.read_table(output / "ranks.parquet"))
+    assert pq.read_table(tmp_path / "again/runs.parquet").equals(pq.read_table(output / "runs.parquet"))
+    # Of other settings or other data nothing is taken.
+    for place, other in enumerate((("--set", "dmesr:ids.dropout=0.3"), ("--only-with-picture",))):
+        folder = tmp_path / f"other-{place}"
+        shutil.copytree(kept / "vectors", folder / "vectors")
+        _run("table2", *arguments, *other, "--seeds", "2", "--only-report", cells=folder, output=folder / "out")
+        there = {row["method"] for row in _results(folder / "out")["rows"]}
+        assert there == ({"popularity", "none"} if place == 0 else set())
 
 
 def test_sweep_and_search(table2: tuple[Path, Path], tmp_path: Path):
@@ -249,13 +275,15 @@ def test_describers_and_ablations(table2: tuple[Path, Path], tmp_path: Path):
     assert rows["dmesr on second"]["against"] == "dmesr on first"
     assert rows["dmesr on first"]["comparisons"]["none"]["against"] == "none"
     _run(
-        *("ablation", "--groups", "parts", "--seeds", "1", "--recipe", "first", *NOBODY),
+        *("ablation", "--groups", "parts,forms", "--seeds", "1", "--recipe", "first", *NOBODY),
         cells=cells,
         output=tmp_path / "ablation",
     )
     results = _results(tmp_path / "ablation")
     changed = {one["method"]: one["changed"] for one in results["variants"]}
     assert changed["w/o CA (cross-attention)"] == {"fusion.enabled": False}
+    assert changed["gated cross-attention"] == {"fusion.gate": True}
+    assert [row["method"] for row in results["validation"]] == list(changed)
     assert all(row["against"] == "dmesr" for row in results["rows"] if row["method"] != "dmesr")
     assert "Ablations of DMESR on sample" in (tmp_path / "ablation/table.md").read_text()
 
@@ -279,7 +307,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(ending: signal.Signals, tm
                 time.sleep(0.01)
             workers = psutil.Process(process.pid).children()
             process.send_signal(ending)
-            _, error = process.communicate()
+            _, error = process.communicate(timeout=120)
     assert process.returncode == (130 if ending == signal.SIGINT else -signal.SIGKILL), error
     _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive  # no orphan goes on

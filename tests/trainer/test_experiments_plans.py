@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dmesr_trainer.config import BACKBONES, METHODS, TrainConfig
 from dmesr_trainer.experiments import ablation, paper, spaces, table2
@@ -17,6 +18,8 @@ from dmesr_trainer.experiments.opening import settings
 from dmesr_trainer.experiments.storage import read_json, write_json
 from dmesr_trainer.experiments.sweep import GRIDS, grid_arms
 from dmesr_trainer.sequences import Sequences
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -180,6 +183,21 @@ def test_a_cell_is_all_that_decides_it_and_outlives_new_settings(tmp_path: Path)
     written["config"]["fusion"]["width"] = 3
     write_json(cell.folder / "cell.json", written)
     assert not CellStore(tmp_path).cell(CellSpec("data", "", config.changed(seed=9))).finished
+
+
+def test_a_cell_keeps_its_published_name_when_settings_come_later():
+    # Of None on MovieLens in docs/experiments/table2-movielens, run before fusion.gate was there.
+    data = "4efce45274779db9323785455f39b89c8b73f382360b6e7d29fe721d8b4bd1a0"
+    config = TrainConfig.preset("none", device="auto")
+    published = pq.read_table(ROOT / "docs/experiments/table2-movielens/runs.parquet").to_pylist()
+    (line,) = (one for one in published if (one["method"], one["backbone"], one["seed"]) == ("none", "sasrec", 0))
+    assert CellSpec(data, "", config).name == line["cell"]
+    assert CellSpec(data, "", config.changed(fusion__gate=True)).name != line["cell"]
+
+
+def test_what_is_no_experiments_folder_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no experiment's folder: it has no results\.json"):
+        CellStore(tmp_path / "cells", runs_from=[tmp_path])
 
 
 def _measured(method: str, backbone: str, role: Any, ranks: list[list[int]]) -> Measured:
