@@ -335,8 +335,11 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    """Gives the file a write-ahead log. Of several that open a new file at once, all but one are told that it is
-    locked, at once: SQLite does not stand in line here, whatever its busy_timeout."""
+    """Gives the file a write-ahead log.
+
+    Of several that open a new file at once, all but one are told at once that it is locked: SQLite does not stand in
+    line here, whatever its busy_timeout.
+    """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
