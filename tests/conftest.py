@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,11 @@ from running_server import RunningServer
 
 if TYPE_CHECKING:
     import dmesr
+
+# A shell starts what runs in its background with Ctrl-C ignored, and whatever that starts ignores it too. Tests that
+# press it want it heard.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

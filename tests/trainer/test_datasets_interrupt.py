@@ -9,8 +9,7 @@ import sys
 import time
 
 _WAITING = """
-import queue, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
+import queue
 import dmesr_trainer.datasets
 try:
     print("waiting", flush=True)

@@ -150,13 +150,7 @@ def test_methods_meet_the_same_users(tmp_path: Path, sequences: Sequences, sourc
         assert {kind: len(values) for kind, values in kinds.items()} == {"sampled": 40, "full": 40}
 
 
-def test_ctrl_c_keeps_the_best_so_far(
-    tmp_path: Path, sequences: Sequences, sources: Sources, request: pytest.FixtureRequest
-):
-    # A shell starts what runs in its background with SIGINT ignored.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, previous))
-
+def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, sequences: Sequences, sources: Sources):
     def interrupt(report: EpochReport) -> None:
         if report.epoch == 2:
             signal.raise_signal(signal.SIGINT)
