@@ -59,6 +59,7 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.health import Health
 from dmesr_server.lifecycle import announce, retract, stop_signal
 from dmesr_server.machine_folder import machine_folder
+from dmesr_server.memory import leave_to_live
 from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.pictures.fetching import Fetcher
 from dmesr_server.serving.adaptation import Adaptation
@@ -137,6 +138,7 @@ async def _serve(
         if config.server.metrics_port is not None and (line is None or line.number == 0):
             exposed.enter_context(served_metrics(config.server, store=parts.store, control=parts.control))
         await server.start()
+        leave_to_live()
         background = [
             asyncio.create_task(parts.serving.run(), name="serving"),
             asyncio.create_task(health.run(), name="health"),

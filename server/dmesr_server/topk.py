@@ -1,15 +1,19 @@
-"""The exact best k of many scores.
+"""The exact best k of many scores: of one question, or of many at once.
 
-Shapes: C scores, k of them wanted.
+Many at once are worth it beyond their arithmetic. NumPy lets go of the interpreter's lock for each large step, and
+where another thread wants it too, each step waits for its turn to have it back: steps for all questions wait once.
+
+Shapes: B questions, C scores of each, R scores of all questions together, k of them wanted.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 _GROUP = 64  # scores of which only the best is looked at first
+_TIES = 16  # times k: from so many scores on that reach the floor, sorting all of them does not pay
 
 
 def best(scores_C: np.ndarray, k: int) -> np.ndarray:
@@ -22,57 +26,70 @@ def best(scores_C: np.ndarray, k: int) -> np.ndarray:
     Returns:
         int64 [min(k, scores above -inf)].
     """
-    if min(k, len(scores_C)) == 0:
-        return np.zeros(0, np.int64)
-    hopeful = _hopeful(scores_C, k)
-    scores_H = scores_C if hopeful is None else scores_C[hopeful]
-    k = min(k, len(scores_H))
-    # argpartition alone would choose arbitrarily among scores equal to the k-th: take those by position instead.
-    kth = scores_H[np.argpartition(scores_H, len(scores_H) - k)[len(scores_H) - k]]
-    above = np.flatnonzero(scores_H > kth)
-    equal = np.flatnonzero(scores_H == kth)[: k - len(above)]
-    chosen = np.concatenate([above, equal])
-    chosen = chosen[np.isfinite(scores_H[chosen])]
-    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_H[chosen]))]
-    return ranked if hopeful is None else hopeful[ranked]
+    return best_of_each(scores_C[None], k)[0]
 
 
-def within_reach(scores_C: np.ndarray, k: int, reach: int) -> np.ndarray:
-    """The positions of all scores that are not more than `reach` below the k-th highest, ascending.
+def best_of_each(scores_BC: np.ndarray, k: int) -> list[np.ndarray]:
+    """As :func:`best`, of each row."""
+    k = min(k, scores_BC.shape[1])
+    if k == 0:
+        return [np.zeros(0, np.int64)] * len(scores_BC)
+    floor_B = kth_of_each(candidates_of_each(scores_BC, k), k)
+    hopeful_BC = scores_BC >= floor_B[:, None]
+    if not np.isfinite(floor_B).all():
+        hopeful_BC &= scores_BC > -np.inf
+    rows_R, places_R = np.divmod(np.flatnonzero(hopeful_BC), scores_BC.shape[1])
+    if len(places_R) > _TIES * k * len(scores_BC):
+        return [_best_of_ties(scores_C, k) for scores_C in scores_BC]
+    chosen = best_of_owned(scores_BC[rows_R, places_R], rows_R, places_R, k=k, owners=len(scores_BC))
+    return [places_R[found] for found in chosen]
+
+
+def best_of_owned(
+    scores_R: np.ndarray, owners_R: np.ndarray, places_R: np.ndarray, *, k: int, owners: int
+) -> list[np.ndarray]:
+    """The best k of each owner's scores, best first; equal ones by place.
 
     Args:
-        scores_C: int32; the lowest number that there is marks what may not be returned.
-        k: At least 1.
-        reach: In the scores' unit.
+        scores_R: Float scores without NaN.
+        owners_R: Whose each is, from 0.
+        places_R: What decides between equal scores.
+        k: How many at most.
+        owners: How many there are.
 
     Returns:
-        int64; the positions of all that may be returned where they are no more than k.
+        For each owner where its best stand in R.
     """
-    lowest = int(np.iinfo(scores_C.dtype).min)
-    floor = _floor(scores_C, k)
-    bound = lowest + 1 if floor is None else max(lowest + 1, int(floor) - reach)
-    near = np.flatnonzero(scores_C >= bound)
-    if len(near) <= k:
-        return near
-    scores_H = scores_C[near]
-    kth = int(np.partition(scores_H, len(near) - k)[len(near) - k])
-    return near[scores_H >= kth - reach]
+    order_R = np.lexsort((places_R, -scores_R, owners_R))
+    ends = np.cumsum(np.bincount(owners_R, minlength=owners)).tolist()
+    return [order_R[start : min(start + k, end)] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _hopeful(scores_C: np.ndarray, k: int) -> np.ndarray | None:
-    """The positions that can be among the best k, ascending; None where looking for them does not pay."""
-    floor = _floor(scores_C, k)
-    return np.flatnonzero(scores_C >= floor) if floor is not None and floor > -np.inf else None
+def candidates_of_each(scores_BC: np.ndarray, k: int) -> np.ndarray:
+    """Few of each row's scores whose k-th best is at most the row's k-th best; the row itself where k is large.
 
-
-def _floor(scores_C: np.ndarray, k: int) -> Any:
-    """A score that at least k reach, near to the k-th best; None where looking for it does not pay.
-
-    It is the k-th highest of what is the highest of each group. Groups are every q-th position: their best is then
-    found by comparing whole rows, at the speed of the memory.
+    They are the highest of each group. Groups are every q-th position: their best is then found by comparing whole
+    rows, at the speed of the memory.
     """
-    groups = len(scores_C) // _GROUP
+    groups = scores_BC.shape[1] // _GROUP
     if groups < 4 * k:
-        return None
-    bests_Q = scores_C[: groups * _GROUP].reshape(_GROUP, groups).max(0)
-    return np.partition(bests_Q, groups - k)[groups - k]
+        return scores_BC
+    best_BQ: np.ndarray = scores_BC[:, : groups * _GROUP].reshape(len(scores_BC), _GROUP, groups).max(1)
+    return best_BQ
+
+
+def kth_of_each(scores_BC: np.ndarray, k: int) -> np.ndarray:
+    """The k-th highest score of each row; k is at least 1 and at most C."""
+    below = scores_BC.shape[1] - k
+    kth_B: np.ndarray = np.partition(scores_BC, below, axis=1)[:, below]
+    return kth_B
+
+
+def _best_of_ties(scores_C: np.ndarray, k: int) -> np.ndarray:
+    """As :func:`best`, where very many scores are equal: none of them is sorted but those that are returned."""
+    kth = kth_of_each(scores_C[None], k)[0]
+    above = np.flatnonzero(scores_C > kth)
+    equal: Sequence[int] | np.ndarray = np.flatnonzero(scores_C == kth)[: k - len(above)] if np.isfinite(kth) else []
+    chosen = np.concatenate([above, np.asarray(equal, np.int64)])
+    ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_C[chosen]))]
+    return ranked

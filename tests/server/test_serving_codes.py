@@ -11,10 +11,10 @@ import pytest
 import tiny_artefact
 from dmesr_server.serving import codes, index, towers
 from dmesr_server.serving.artefact import load
+from dmesr_server.serving.barred import Barred
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.codes import ItemCodes, codes_of
 from dmesr_server.serving.recommender import Question, ServedModel, Settings, answer
-from dmesr_server.topk import within_reach
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,12 +31,27 @@ def queries(request: pytest.FixtureRequest) -> Iterator[codes._QueryRange]:
     codes._queries_here.cache_clear()
 
 
-def test_scores_and_reach_by_hand(queries: codes._QueryRange):
+def barring(*rows: list[int], items: int = 0) -> Barred:
+    """The rows that each question may not have; with a number of items told as a filter."""
+    return Barred.by_question(
+        [np.array([] if items else some, np.int64) for some in rows],
+        [~np.isin(np.arange(items), some) if items else None for some in rows],
+    )
+
+
+def near(item_codes: ItemCodes, queries_BV: np.ndarray, k: int, barred: Barred) -> list[list[int]]:
+    return [rows.tolist() for rows in item_codes.near(queries_BV, k, barred)]
+
+
+def test_what_is_near_by_hand():
     vectors_NV = np.array([[127, 0], [-127, 254], [64, 2]], np.float32)  # units: 1 and 2; 2 / 2 = 1
-    ((scores_N, reach),) = list(ItemCodes(vectors_NV).scores(np.array([[2, 1]], np.float32)))
-    # scaled query [2, 2], its unit 2 / most: codes [most, most]
-    assert scores_N.tolist() == [queries.most * 127, queries.most * (-127 + 127), queries.most * (64 + 1)]
-    assert 1 <= reach <= 2 + 2 * 1e-5 * 180 * 180  # nothing was rounded but what float32 itself rounds
+    queries_BV = np.array([[2, 1], [2, 1], [-1, 0]], np.float32)  # true scores: 254, 0, 130 and -127, 127, -64
+    item_codes = ItemCodes(vectors_NV)  # nothing is rounded: no more than k are within reach
+    assert near(item_codes, queries_BV, 1, barring([], [], [])) == [[0], [0], [1]]
+    assert near(item_codes, queries_BV, 2, barring([], [], [])) == [[0, 2], [0, 2], [1, 2]]
+    for items in (0, 3):
+        assert near(item_codes, queries_BV, 1, barring([], [0], [2, 1], items=items)) == [[0], [2], [0]]
+        assert near(item_codes, queries_BV, 3, barring([0, 1, 2], [0], [1], items=items)) == [[], [1, 2], [0, 2]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -57,46 +72,27 @@ def test_the_best_are_always_within_reach(items: int, width: int, k: int, spread
     vectors_NV = vectors_NV.astype(np.float32)
     queries_BV = (rng.standard_normal((20, width)) * np.exp(spread * rng.standard_normal(width))).astype(np.float32)
     queries_BV[7] = 0
-    for query_V, (scores_N, reach) in zip(queries_BV, ItemCodes(vectors_NV).scores(queries_BV), strict=True):
+    barred = [np.flatnonzero(rng.random(items) < 0.2).tolist() for _ in queries_BV]
+    found = near(ItemCodes(vectors_NV), queries_BV, k, barring(*barred, items=items * int(seed % 2)))
+    for query_V, rows, forbidden in zip(queries_BV, found, barred, strict=True):
         true_N = vectors_NV.astype(np.float64) @ query_V.astype(np.float64)
-        forbidden_N = rng.random(items) < 0.2
-        scores_N[forbidden_N] = np.iinfo(np.int32).min
-        true_N[forbidden_N] = -np.inf
-        found = set(within_reach(scores_N, k, reach).tolist())
-        order = np.argsort(-true_N, kind="stable")
-        assert found >= {row for row in order[:k].tolist() if not forbidden_N[row]}
-        assert not found & set(np.flatnonzero(forbidden_N).tolist())
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    size=st.integers(1, 2_000),
-    k=st.integers(1, 8),
-    highest=st.integers(0, 500),
-    reach=st.integers(0, 50),
-    seed=st.integers(0, 999),
-)
-def test_within_reach_is_what_it_says(size: int, k: int, highest: int, reach: int, seed: int):
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(-highest, highest + 1, size).astype(np.int32)
-    scores[rng.random(size) < rng.random()] = np.iinfo(np.int32).min
-    allowed = [place for place in range(size) if scores[place] > np.iinfo(np.int32).min]
-    expected = allowed
-    if len(allowed) > k:
-        kth = sorted((int(scores[place]) for place in allowed), reverse=True)[k - 1]
-        expected = [place for place in allowed if scores[place] >= kth - reach]
-    assert within_reach(scores, k, reach).tolist() == expected
+        true_N[forbidden] = -np.inf
+        assert set(rows) >= set(np.argsort(-true_N, kind="stable")[:k].tolist()) - set(forbidden)
+        assert not set(rows) & set(forbidden)
+        assert rows == sorted(set(rows))
 
 
 def test_a_matrix_of_several_slices_is_one(monkeypatch: pytest.MonkeyPatch):
     vectors_NV = np.random.default_rng(0).standard_normal((1_000, 16)).astype(np.float32)
     queries_BV = np.random.default_rng(1).standard_normal((37, 16)).astype(np.float32)  # two groups and a rest
-    whole = [(scores_N.copy(), reach) for scores_N, reach in ItemCodes(vectors_NV).scores(queries_BV)]
+    barred = barring(*([number, 3 * number, 999] for number in range(37)))
+    true_BN = queries_BV @ vectors_NV.T
     monkeypatch.setattr(codes, "_SLICE_ITEMS", 96)
-    cut = [(scores_N.copy(), reach) for scores_N, reach in ItemCodes(vectors_NV).scores(queries_BV)]
-    for (scores_N, reach), (same_N, same) in zip(whole, cut, strict=True):
-        np.testing.assert_array_equal(scores_N, same_N)
-        assert reach == same
+    found = near(ItemCodes(vectors_NV), queries_BV, 10, barred)
+    for number, (true_N, rows) in enumerate(zip(true_BN, found, strict=True)):
+        true_N[[number, 3 * number, 999]] = -np.inf
+        assert set(rows) >= set(np.argsort(-true_N)[:10].tolist())
+        assert len(rows) < 40  # neighbours of a slice's best are not among them
 
 
 def test_a_small_matrix_has_no_codes():

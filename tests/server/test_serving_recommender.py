@@ -12,7 +12,7 @@ from dmesr_server.serving.artefact import load
 from dmesr_server.serving.candidates import Candidates
 from dmesr_server.serving.codes import ItemCodes
 from dmesr_server.serving.recommender import Question, RankedList, ServedModel, Settings, Strategy, answer, recommend
-from dmesr_server.topk import best
+from dmesr_server.topk import best, best_of_each
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -165,8 +165,10 @@ def test_best_of_many_is_the_sorted_list_cut_off(size: int, k: int, highest: int
     rng = np.random.default_rng(seed)
     scores = rng.integers(-1, highest + 1, size).astype(np.float32)  # equal ones among them, few or many
     scores[rng.random(size) < rng.random()] = -np.inf
-    ranked = sorted(range(size), key=lambda place: (-scores[place], place))
-    assert best(scores, k).tolist() == [place for place in ranked if scores[place] > -np.inf][:k]
+    rows = np.stack([scores, np.roll(scores, 1), np.full(size, -np.inf, np.float32), rng.random(size, np.float32)])
+    for row, found in zip(rows, best_of_each(rows, k), strict=True):
+        ranked = sorted(range(size), key=lambda place: (-row[place], place))
+        assert found.tolist() == [place for place in ranked if row[place] > -np.inf][:k]
 
 
 def _naive(model: ServedModel, question: Question) -> tuple[Strategy, dict[str, float]]:

@@ -9,7 +9,8 @@ memory's time. How far such a score can be from the true one is known:
 so nothing that is more than twice that below the k-th best can be among the best k. A processor without VNNI adds two
 products of such numbers in 16 bits, where 255·127 twice does not fit; there a query has 7 bits, and 128·127 twice does.
 
-Shapes: N items, V width of the model's vectors, B queries, S items of one slice.
+Shapes: N items, V width of the model's vectors, B queries, G queries of one run, S items of one slice, C scores of each
+query, R rows found for all queries of a run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ import onnxruntime as ort
 from onnx import StringStringEntryProto, TensorProto, helper
 
 from dmesr_server.serving import products
+from dmesr_server.serving.barred import Barred
+from dmesr_server.topk import candidates_of_each, kth_of_each
 
 _LOG = logging.getLogger(__name__)
 _MOST = 127  # the largest code of an item
@@ -34,6 +36,7 @@ _WORTH_CODES = 4_000_000
 _SLICE_ITEMS = 65_536  # multiplied by one run: what making a slice holds meanwhile is several times its codes
 _CODES = "codes.bin"
 _GROUP_QUERIES = 16  # of one run: what comes out of it then stays near the core
+_FORBIDDEN = int(np.iinfo(np.int32).min)  # the score of what may not be chosen
 #: Added to the bound for what float32 itself rounds in a true score, as a share of ‖q‖‖x‖.
 _FLOAT32 = 1e-5
 
@@ -66,7 +69,8 @@ class ItemCodes:
         # Reductions and rounding go slice by slice: nothing of the size of the matrix is made on the way.
         self._items = len(vectors_NV)
         parts = min(self._items, max(products.cores(), -(-self._items // _SLICE_ITEMS)))
-        slices = [vectors_NV[part] for part in products.cut(self._items, parts)]
+        self._parts = products.cut(self._items, parts)
+        slices = [vectors_NV[part] for part in self._parts]
         most_V = np.max([np.abs(part_SV).max(0) for part_SV in slices], axis=0)
         self._units_V = np.where(most_V > 0, most_V / _MOST, 1).astype(np.float32)
         self._sessions = []
@@ -78,15 +82,25 @@ class ItemCodes:
             self._longest = max(self._longest, float(_lengths(codes_SV).max()))
             self._sessions.append(_product(codes_SV.astype(np.int8), zero=queries.zero))
 
-    def scores(self, queries_BV: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """For each query the whole-number score of every item, and how far below another a better one can be.
+    def near(self, queries_BV: np.ndarray, k: int, barred: Barred) -> list[np.ndarray]:
+        """For each query the rows that can be among its best k, ascending; int64. As a rule they are few.
 
         Args:
             queries_BV: Finite float32.
+            k: At least 1.
+            barred: What may not be chosen. It is never among the rows.
+        """
+        shifted_BV, reach_B = self._coded(queries_BV)
+        found = []
+        for start in range(0, len(shifted_BV), _GROUP_QUERIES):
+            group = slice(start, start + _GROUP_QUERIES)
+            found += self._near_group(shifted_BV[group], reach_B[group], k, barred.of(group))
+        return found
 
-        Yields:
-            int32 [N], the caller's until the next is asked for, and the reach: an item whose score is more than this
-            below another's is truly worse than it.
+    def _coded(self, queries_BV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The queries in eight bits, and the reach of each.
+
+        An item whose whole-number score is more than the reach below another's is truly worse than it.
         """
         scaled_BV = queries_BV * self._units_V
         units_B1 = np.abs(scaled_BV).max(1, keepdims=True) / self._range.most
@@ -94,14 +108,33 @@ class ItemCodes:
         codes_BV = np.rint(scaled_BV)
         error_B = _lengths(scaled_BV) * (self._rounding + _FLOAT32 * self._longest)
         error_B += _lengths(scaled_BV - codes_BV) * self._longest
-        reach_B = np.ceil(2 * error_B).astype(int) + 1
-        shifted_BV = (codes_BV + self._range.zero).astype(np.uint8)
-        scores_N = np.empty(self._items, np.int32)
-        for start in range(0, len(shifted_BV), _GROUP_QUERIES):
-            group = {"queries": shifted_BV[start : start + _GROUP_QUERIES]}
-            parts = products.at_once([functools.partial(session.run, None, group) for session in self._sessions])
-            for place in range(len(group["queries"])):
-                yield np.concatenate([part[0][place] for part in parts], out=scores_N), int(reach_B[start + place])
+        return (codes_BV + self._range.zero).astype(np.uint8), np.ceil(2 * error_B).astype(np.int64) + 1
+
+    def _near_group(self, shifted_GV: np.ndarray, reach_G: np.ndarray, k: int, barred: Barred) -> list[np.ndarray]:
+        def multiply(session: ort.InferenceSession, part: slice) -> tuple[np.ndarray, np.ndarray]:
+            scores_GS: np.ndarray = session.run(None, {"queries": shifted_GV})[0]
+            barred.put(_FORBIDDEN, scores_GS, part)
+            return scores_GS, candidates_of_each(scores_GS, k)
+
+        def look(scores_GS: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
+            rows_R, places_R = np.divmod(np.flatnonzero(scores_GS >= bound_G[:, None]), scores_GS.shape[1])
+            return rows_R, places_R + part.start
+
+        slices = list(zip(self._sessions, self._parts, strict=True))
+        scored = products.at_once([functools.partial(multiply, session, part) for session, part in slices])
+        candidates_GC = np.concatenate([candidates for _, candidates in scored], axis=1)
+        floor_G = kth_of_each(candidates_GC, min(k, candidates_GC.shape[1])).astype(np.int64)
+        bound_G = np.maximum(floor_G - reach_G, _FORBIDDEN + 1).astype(np.int32)
+        looks = [
+            functools.partial(look, scores_GS, part) for (scores_GS, _), part in zip(scored, self._parts, strict=True)
+        ]
+        # To wake a thread takes longer than to look at one query's scores.
+        seen = products.at_once(looks) if len(shifted_GV) > 1 else [one() for one in looks]
+        rows_R = np.concatenate([rows for rows, _ in seen])
+        places_R = np.concatenate([places for _, places in seen])
+        order_R = np.argsort(rows_R, kind="stable")  # a query's rows of one slice come before those of the next
+        ends = np.cumsum(np.bincount(rows_R, minlength=len(shifted_GV)))
+        return np.split(places_R[order_R], ends[:-1])
 
 
 def codes_of(vectors_NV: np.ndarray) -> ItemCodes | None:

@@ -53,7 +53,10 @@ class ItemIndex:
 
     def rows_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """The rows of those items that the index holds, in the order given; int64."""
-        rows_K = self.ids.rows(list(item_ids))
+        wanted = list(item_ids)
+        if not wanted:
+            return np.zeros(0, np.int64)
+        rows_K = self.ids.rows(wanted)
         return rows_K[rows_K >= 0]
 
     def coded(self) -> ItemIndex:

@@ -1,4 +1,4 @@
-"""The ids of an item index: which row is whose, and back, without a Python object for each id.
+"""The ids of an item index: which row is whose, and back, without a Python object for every id.
 
 A million ids as texts of Python in a tuple and a dict took 180 MB. Here their bytes stay where Arrow has them, mapped
 from a file that all processes share, and what each process adds is a hash and a number for each id: 12 MB a million.
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 _CHUNK = 65_536  # ids that are objects at a time while the hashes are made
+#: Ids that were asked for are kept as objects, since most are asked for again and again; up to about 10 MB of them.
+_KEPT = 65_536
 
 
 class ItemIds(Sequence[str]):
@@ -30,9 +32,23 @@ class ItemIds(Sequence[str]):
         order_N = np.argsort(hashes_N)
         self._hashes_N = hashes_N[order_N]  # ascending
         self._rows_N = order_N.astype(np.int32)  # whose each hash is
+        self._row_of: dict[str, int] = {}
+        self._id_of: dict[int, str] = {}
 
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """The row of each id, -1 where it is not among them; int64 [K]."""
+        known = self._row_of
+        try:
+            return np.array([known[item_id] for item_id in item_ids], np.int64)
+        except KeyError:
+            found_K = self._looked_up(item_ids)
+        if len(known) > _KEPT:
+            known = self._row_of = {}
+        # Only those that are there: what callers make up would fill it with nothing.
+        known.update((item_id, row) for item_id, row in zip(item_ids, found_K.tolist(), strict=True) if row >= 0)
+        return found_K
+
+    def _looked_up(self, item_ids: Sequence[str]) -> np.ndarray:
         found_K = np.full(len(item_ids), -1, np.int64)
         if not len(self) or not len(item_ids):
             return found_K
@@ -69,7 +85,15 @@ class ItemIds(Sequence[str]):
 
     def of(self, rows_K: np.ndarray) -> list[str]:
         """The ids of these rows."""
-        found: list[str] = self.arrow.take(pa.array(rows_K)).to_pylist()
+        known = self._id_of
+        rows = rows_K.tolist()
+        try:
+            return [known[row] for row in rows]
+        except KeyError:
+            found: list[str] = self.arrow.take(pa.array(rows_K)).to_pylist()
+        if len(known) > _KEPT:
+            known = self._id_of = {}
+        known.update(zip(rows, found, strict=True))
         return found
 
     def __iter__(self) -> Iterator[str]:

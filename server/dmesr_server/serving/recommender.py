@@ -6,6 +6,7 @@ W views, R items recommended in all.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,11 +17,13 @@ import numpy as np
 from dmesr_server.abandoned import still_wanted
 from dmesr_server.serving import products
 from dmesr_server.serving.artefact import Artefact
+from dmesr_server.serving.barred import Barred
 from dmesr_server.serving.candidates import Candidates
+from dmesr_server.serving.codes import ItemCodes
 from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.popularity import popular
 from dmesr_server.serving.towers import UserTower
-from dmesr_server.topk import best, within_reach
+from dmesr_server.topk import best, best_of_each, best_of_owned
 
 _BLOCK_BYTES = 64 * 1024 * 1024  # of scores or of padded histories held at a time
 _BLOCK_ROWS = 256
@@ -138,7 +141,7 @@ def answer(model: ServedModel, questions: Sequence[Question]) -> list[RankedList
     Raises:
         ServiceError: INVALID_ARTEFACT when the user tower fails on these histories.
     """
-    plans = [_plan(model, place, question) for place, question in enumerate(questions)]
+    plans = _plans(model, questions)
     answers: dict[int, RankedList] = {}
     for block in _blocks(model, [plan for plan in plans if plan.strategy is not Strategy.POPULARITY]):
         still_wanted()
@@ -163,14 +166,27 @@ class _Plan:
     unknown_item_ids: tuple[str, ...]  # of the history: each once, in its order
 
 
-def _plan(model: ServedModel, place: int, question: Question) -> _Plan:
+def _plans(model: ServedModel, questions: Sequence[Question]) -> list[_Plan]:
+    index = model.index
+    # All histories in one look: see :mod:`dmesr_server.topk` for what a step for each of them would cost.
+    rows_X = index.ids.rows([item_id for question in questions for item_id in question.history])
+    ends = np.cumsum([len(question.history) for question in questions]).tolist()
+    all_known = bool((rows_X >= 0).all())
+    return [
+        _plan(model, place, question, rows_X[start:end], all_known)
+        for place, (question, start, end) in enumerate(zip(questions, [0, *ends], ends, strict=False))
+    ]
+
+
+def _plan(model: ServedModel, place: int, question: Question, rows_H: np.ndarray, all_known: bool) -> _Plan:
     index, settings = model.index, question.settings
-    rows_H = index.ids.rows(question.history)
-    known = rows_H[rows_H >= 0]
-    unknown = tuple(dict.fromkeys(question.history[place] for place in np.flatnonzero(rows_H < 0).tolist()))
+    known, unknown = rows_H, tuple[str, ...]()
+    if not all_known:
+        known = rows_H[rows_H >= 0]
+        unknown = tuple(dict.fromkeys(question.history[place] for place in np.flatnonzero(rows_H < 0).tolist()))
     excluded = index.rows_of(settings.deny)
     if settings.exclude_seen:
-        excluded = np.concatenate([excluded, known])
+        excluded = np.concatenate([excluded, known]) if len(excluded) else known
     strategy, rows_T = Strategy.MODEL, known[-model.artefact.manifest.max_history :]
     if not len(known):
         looked_at = index.rows_of([settings.fallback_item_id])
@@ -200,76 +216,96 @@ def _blocks(model: ServedModel, plans: Sequence[_Plan]) -> Iterator[Sequence[_Pl
 def _by_vectors(model: ServedModel, plans: Sequence[_Plan]) -> dict[int, RankedList]:
     index = model.index
     queries_BV = _queries(model, plans)
-    rows, found = [], []
-    for (rows_C, scores_C), plan in zip(_scored(index, queries_BV, plans), plans, strict=True):
-        chosen = best(scores_C, plan.question.settings.k)
-        rows.append(chosen if rows_C is None else rows_C[chosen])
-        found.append(scores_C[chosen])
-    shares = iter(_shares(model, queries_BV, plans, rows).tolist())
-    return {
-        plan.place: RankedList(
-            items=tuple(
-                Scored(
-                    item_id=item_id,
-                    score=score,
-                    shares=dict(zip(model.view_names, next(shares), strict=True)),
-                    is_new=count == 0,
-                )
-                for item_id, score, count in zip(
-                    index.ids.of(rows_K), scores_K.tolist(), index.counts_N[rows_K].tolist(), strict=True
-                )
-            ),
-            strategy=plan.strategy,
-            unknown_item_ids=plan.unknown_item_ids,
+    chosen = _chosen(index, queries_BV, plans)
+    lengths = [len(rows_K) for rows_K, _ in chosen]
+    rows_R = np.concatenate([rows_K for rows_K, _ in chosen])
+    scores_R = np.concatenate([scores_K for _, scores_K in chosen])
+    shares_RW = _shares(model, queries_BV, plans, rows_R, lengths)
+    scored = [
+        Scored(item_id, score, dict(zip(model.view_names, shares, strict=True)), count == 0)
+        for item_id, score, shares, count in zip(
+            index.ids.of(rows_R), scores_R.tolist(), shares_RW.tolist(), index.counts_N[rows_R].tolist(), strict=True
         )
-        for plan, rows_K, scores_K in zip(plans, rows, found, strict=True)
+    ]
+    ends = list(itertools.accumulate(lengths))
+    return {
+        plan.place: RankedList(tuple(scored[start:end]), plan.strategy, plan.unknown_item_ids)
+        for plan, start, end in zip(plans, [0, *ends], ends, strict=False)
     }
 
 
-def _scored(
+def _chosen(
     index: ItemIndex, queries_BV: np.ndarray, plans: Sequence[_Plan]
-) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-    """For each question rows of the index, ascending, with their scores: all that can be among its best k.
-
-    None stands for all rows. The score of a row that may not be chosen is -inf.
-    """
-    coded = [plan.rows_C is None and plan.strategy is Strategy.MODEL and index.codes is not None for plan in plans]
-    whole = [plan.rows_C is None and not by_codes for plan, by_codes in zip(plans, coded, strict=True)]
-    reached = index.codes.scores(_some(queries_BV, coded)) if index.codes is not None and any(coded) else iter(())
-    products_N = iter(products.scores(_some(queries_BV, whole), index.vectors_NV)) if any(whole) else iter(())
-    for row, plan in enumerate(plans):
-        rows_C = plan.rows_C
-        if coded[row]:
-            rows_C = _within_reach(*next(reached), plan)
-            if len(rows_C) > _FEW * len(index):
-                rows_C = None  # codes as coarse as that decide nothing
-        if rows_C is not None:
-            # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
-            scores_C = np.einsum("cv,v->c", index.vectors_NV[rows_C], queries_BV[row])
-        elif whole[row]:
-            scores_C = next(products_N)
-        else:
-            scores_C = products.scores(queries_BV[row : row + 1], index.vectors_NV)[0]
-        if plan.strategy is Strategy.SIMILAR:
-            scores_C *= index.inverse_norms_N if rows_C is None else index.inverse_norms_N[rows_C]
-        if rows_C is None and plan.allowed_N is not None:
-            np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
-        scores_C[_positions(plan.excluded, rows_C)] = -np.inf
-        yield rows_C, scores_C
+) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """The best k rows of each question, best first, and their scores."""
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    among_all = [row for row, plan in enumerate(plans) if plan.rows_C is None and plan.strategy is Strategy.MODEL]
+    if index.codes is not None and among_all:
+        found |= _by_codes(index, index.codes, queries_BV, plans, among_all)
+        among_all = [row for row in among_all if row not in found]  # of whom the codes decide nothing
+    if among_all:
+        found |= _by_products(index, queries_BV, plans, among_all)
+    return [found.get(row) or _alone(index, queries_BV[row], plan) for row, plan in enumerate(plans)]
 
 
-def _within_reach(scores_N: np.ndarray, reach: int, plan: _Plan) -> np.ndarray:
-    """The rows that may be chosen and whose codes put them within reach of the best k."""
-    forbidden = np.iinfo(scores_N.dtype).min
-    if plan.allowed_N is not None:
-        np.copyto(scores_N, forbidden, where=~plan.allowed_N)
-    scores_N[plan.excluded] = forbidden
-    return within_reach(scores_N, plan.question.settings.k, reach)
+def _by_codes(
+    index: ItemIndex, codes: ItemCodes, queries_BV: np.ndarray, plans: Sequence[_Plan], asked: Sequence[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    some = [plans[row] for row in asked]
+    k = max(plan.question.settings.k for plan in some)
+    near = codes.near(_some(queries_BV, asked), k, _barred(some))
+    decided = [(row, rows) for row, rows in zip(asked, near, strict=True) if len(rows) <= _FEW * len(index)]
+    if not decided:
+        return {}
+    owners_R = np.repeat(np.arange(len(decided)), [len(rows) for _, rows in decided])
+    rows_R = np.concatenate([rows for _, rows in decided])
+    queries_RV = queries_BV[[row for row, _ in decided]][owners_R]
+    # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
+    scores_R = np.einsum("rv,rv->r", index.vectors_NV[rows_R], queries_RV)
+    chosen = best_of_owned(scores_R, owners_R, rows_R, k=k, owners=len(decided))
+    return {
+        row: (rows_R[best_K[: plans[row].question.settings.k]], scores_R[best_K[: plans[row].question.settings.k]])
+        for (row, _), best_K in zip(decided, chosen, strict=True)
+    }
 
 
-def _some(queries_BV: np.ndarray, wanted: Sequence[bool]) -> np.ndarray:
+def _by_products(
+    index: ItemIndex, queries_BV: np.ndarray, plans: Sequence[_Plan], asked: Sequence[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    some = [plans[row] for row in asked]
+    scores_BN = products.scores(_some(queries_BV, asked), index.vectors_NV)
+    _barred(some).put(-np.inf, scores_BN)
+    chosen = best_of_each(scores_BN, max(plan.question.settings.k for plan in some))
+    found = {}
+    for row, plan, scores_N, best_K in zip(asked, some, scores_BN, chosen, strict=True):
+        rows_K = best_K[: plan.question.settings.k]
+        found[row] = rows_K, scores_N[rows_K]
+    return found
+
+
+def _alone(index: ItemIndex, query_V: np.ndarray, plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
+    """For who chooses from few, or wants neighbours of an item."""
+    rows_C = plan.rows_C
+    if rows_C is not None:
+        scores_C = np.einsum("cv,v->c", index.vectors_NV[rows_C], query_V)
+    else:
+        scores_C = products.scores(query_V[None], index.vectors_NV)[0]
+    if plan.strategy is Strategy.SIMILAR:
+        scores_C *= index.inverse_norms_N if rows_C is None else index.inverse_norms_N[rows_C]
+    if rows_C is None and plan.allowed_N is not None:
+        np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
+    scores_C[_positions(plan.excluded, rows_C)] = -np.inf
+    chosen = best(scores_C, plan.question.settings.k)
+    return chosen if rows_C is None else rows_C[chosen], scores_C[chosen]
+
+
+def _barred(plans: Sequence[_Plan]) -> Barred:
+    return Barred.by_question([plan.excluded for plan in plans], [plan.allowed_N for plan in plans])
+
+
+def _some(queries_BV: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     """The wanted rows; nothing is copied where all are, which is the usual case."""
-    return queries_BV if all(wanted) else queries_BV[np.flatnonzero(wanted)]
+    return queries_BV if len(rows) == len(queries_BV) else queries_BV[rows]
 
 
 def _by_popularity(model: ServedModel, plan: _Plan) -> RankedList:
@@ -307,9 +343,11 @@ def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def _users_of_part(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     lengths_B = np.array([len(row) for row in rows], np.int64)
-    vectors_BTV = np.zeros((len(rows), int(lengths_B.max()), model.index.vectors_NV.shape[1]), np.float32)
-    for place, row in enumerate(rows):
-        vectors_BTV[place, : len(row)] = model.index.vectors_NV[row]
+    real_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
+    rows_BT = np.zeros(real_BT.shape, np.int64)
+    rows_BT[real_BT] = np.concatenate(rows)
+    vectors_BTV = model.index.vectors_NV[rows_BT]
+    vectors_BTV[~real_BT] = 0
     return model.user_tower.run(vectors_BTV, lengths_B)
 
 
@@ -327,15 +365,14 @@ def _positions(rows: np.ndarray, candidates_C: np.ndarray | None) -> np.ndarray:
 
 
 def _shares(
-    model: ServedModel, queries_BV: np.ndarray, plans: Sequence[_Plan], rows: Sequence[np.ndarray]
+    model: ServedModel, queries_BV: np.ndarray, plans: Sequence[_Plan], rows_R: np.ndarray, lengths: Sequence[int]
 ) -> np.ndarray:
-    """What each view contributed to each score, float32 [R, W]."""
+    """What each view contributed to each score, float32 [R, W]; so many rows of R are of each question."""
     index = model.index
-    rows_R = np.concatenate(rows)
-    lengths = [len(row) for row in rows]
     products_RV = index.vectors_NV[rows_R] * np.repeat(queries_BV, lengths, axis=0)
-    similar_R = np.repeat([plan.strategy is Strategy.SIMILAR for plan in plans], lengths)
-    if similar_R.any():
+    similar = [plan.strategy is Strategy.SIMILAR for plan in plans]
+    if any(similar):
+        similar_R = np.repeat(similar, lengths)
         products_RV[similar_R] *= index.inverse_norms_N[rows_R[similar_R], None]
     shares_RW: np.ndarray = products_RV @ model.views_VW
     return shares_RW
