@@ -38,17 +38,20 @@ class ItemIds(Sequence[str]):
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """The row of each id, -1 where it is not among them; int64 [K]."""
         known = self._row_of
-        try:
-            return np.array([known[item_id] for item_id in item_ids], np.int64)
-        except KeyError:
-            found_K = self._looked_up(item_ids)
-        if len(known) > _KEPT:
-            known = self._row_of = {}
-        # Only those that are there: what callers make up would fill it with nothing.
-        known.update((item_id, row) for item_id, row in zip(item_ids, found_K.tolist(), strict=True) if row >= 0)
-        return found_K
+        rows = [known.get(item_id, -1) for item_id in item_ids]
+        missing = [place for place, row in enumerate(rows) if row < 0]
+        if missing:
+            if len(known) > _KEPT:
+                known = self._row_of = {}
+            asked = [item_ids[place] for place in missing]
+            for place, item_id, row in zip(missing, asked, self._looked_up(asked).tolist(), strict=True):
+                rows[place] = row
+                if row >= 0:  # what is not there is not kept: callers may make up any number of ids
+                    known[item_id] = row
+        return np.array(rows, np.int64)
 
     def _looked_up(self, item_ids: Sequence[str]) -> np.ndarray:
+        """The rows, by hashes and a look at the ids themselves."""
         found_K = np.full(len(item_ids), -1, np.int64)
         if not len(self) or not len(item_ids):
             return found_K
@@ -87,14 +90,13 @@ class ItemIds(Sequence[str]):
         """The ids of these rows."""
         known = self._id_of
         rows = rows_K.tolist()
-        try:
-            return [known[row] for row in rows]
-        except KeyError:
-            found: list[str] = self.arrow.take(pa.array(rows_K)).to_pylist()
-        if len(known) > _KEPT:
-            known = self._id_of = {}
-        known.update(zip(rows, found, strict=True))
-        return found
+        missing = [row for row in rows if row not in known]
+        if missing:
+            if len(known) > _KEPT:
+                known, missing = {}, rows
+                self._id_of = known
+            known.update(zip(missing, self.arrow.take(pa.array(missing)).to_pylist(), strict=True))
+        return [known[row] for row in rows]
 
     def __iter__(self) -> Iterator[str]:
         """All ids, in order."""
