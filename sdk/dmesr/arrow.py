@@ -143,9 +143,6 @@ class VectorCollector:
             self.found_N = None
             self.vectors.clear()
             self.present.clear()
-        else:
-            for matrix_ND in self.vectors.values():
-                matrix_ND[rows:] = 0
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes one piece of a stream: its schema, or whole record batches.
@@ -168,9 +165,7 @@ class VectorCollector:
         self.found_N = np.zeros(self._rows, dtype=np.bool_)
         for field in schema:
             if pa.types.is_fixed_size_list(field.type):
-                dtype = field.type.value_type.to_pandas_dtype()
-                # Pages of zeros that the system hands out when they are written: nothing is paid for them here.
-                self.vectors[field.name] = np.zeros((self._rows, field.type.list_size), dtype=dtype)
+                self.vectors[field.name] = _matrix(self._rows, field.type)
                 self.present[field.name] = np.zeros(self._rows, dtype=np.bool_)
 
     def _take(self, batch: pa.RecordBatch) -> None:
@@ -183,16 +178,30 @@ class VectorCollector:
         for name in self.vectors:
             column = batch.column(name)
             matrix_nD = in_place(column)
-            if column.null_count:  # what lies under a null is anything; the rows of the whole stay zero
+            if column.null_count:
                 present_n = column.is_valid().to_numpy(zero_copy_only=False)
                 self.present[name][start:stop] = present_n
-                self.vectors[name][start:stop][present_n] = matrix_nD[present_n]
+                self.vectors[name][start:stop] = matrix_nD
+                self.vectors[name][start:stop][~present_n] = 0  # what lies under a null is anything
                 continue
             self.present[name][start:stop] = True
             if batch.num_rows == self._rows:
                 self.vectors[name] = matrix_nD  # the whole read: as it lies in the message, read-only
             else:
                 self.vectors[name][start:stop] = matrix_nD
+
+
+def _matrix(rows: int, kind: pa.FixedSizeListType) -> Matrix:
+    """Room for a column's values [rows, D], whatever they are.
+
+    Of Arrow's allocator, which keeps what is let go of for the next read: the system gives and clears every page anew.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    dtype = np.dtype(kind.value_type.to_pandas_dtype())
+    buffer = pa.allocate_buffer(rows * kind.list_size * dtype.itemsize)
+    return np.frombuffer(buffer, dtype=dtype).reshape(rows, kind.list_size)
 
 
 def in_place(column: pa.FixedSizeListArray) -> Matrix:

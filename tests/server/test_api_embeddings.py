@@ -30,10 +30,10 @@ def test_what_is_written_is_read_back_whole_and_in_order(stubs: Stubs, catalog: 
     assert answers[0].rows == 3_000 == table.num_rows
     assert answers[0].version > 0
     assert len(answers[0].recipe_id) == 16
-    # The first message is the schema alone; each other one is a whole piece of about 1 MiB.
+    # The first message is the schema alone; each other one a whole piece of about 3 MiB: gRPC by itself takes 4.
     assert pa.ipc.read_schema(pa.py_buffer(answers[0].data)).names == ["item_id", "found", "clip"]
-    assert len(answers) >= 5
-    assert max(answer.ByteSize() for answer in answers) < 2_300_000
+    assert len(answers) >= 4
+    assert max(answer.ByteSize() for answer in answers) < 4_000_000
     assert table.column("item_id").to_pylist() == ids
     np.testing.assert_array_equal(matrix(table, "clip"), vectors_ND)
     assert all(table.column("found").to_pylist())
@@ -60,7 +60,7 @@ def test_long_ids_and_narrow_vectors_stay_under_the_message_limit(stubs: Stubs, 
         write(stubs, catalog, data=arrow(part, [[float(len(part))]] * len(part), floats(1)))
     answers, table = read(stubs, catalog=catalog, recipe="ours")
     assert table.num_rows == 12_000
-    assert max(answer.ByteSize() for answer in answers) < 2_300_000
+    assert max(answer.ByteSize() for answer in answers) < 4_000_000
 
 
 def test_two_sources_of_which_one_is_partly_absent(stubs: Stubs, catalog: str):

@@ -219,7 +219,8 @@ def test_house_keeping_keeps_what_is_pinned(tmp_path, monkeypatch):
 
 def test_a_version_that_goes_away_while_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("dmesr_server.store.tables.KEEP_VERSIONS", timedelta(milliseconds=1))
-    monkeypatch.setattr("dmesr_server.store.vectors.STEP_BYTES", 100)
+    monkeypatch.setattr("dmesr_server.store.scans.WINDOW_BYTES", -1)  # one range after the other
+    monkeypatch.setattr("dmesr_server.store.scans.STEP_BYTES", 100)
     table = Store(uri=str(tmp_path)).catalog("films").embeddings("r")
     table.declare("text", 20)
     for number in range(10):

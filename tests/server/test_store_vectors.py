@@ -227,8 +227,8 @@ def _parts(values, size):
 
 
 def test_large_scans_go_step_by_step(table, monkeypatch):
-    monkeypatch.setattr("dmesr_server.store.vectors.STEP_BYTES", 4_096)
-    monkeypatch.setattr("dmesr_server.store.vectors.UNORDERED_BYTES", 0)
+    monkeypatch.setattr("dmesr_server.store.scans.STEP_BYTES", 4_096)
+    monkeypatch.setattr("dmesr_server.store.scans.WHOLE_BYTES", 0)
     table.declare("text", 16)
     ids = [f"i{number:03d}" for number in range(500)]
     for part in _parts(list(np.random.default_rng(1).permutation(ids)), 100):

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import ServiceError
 from ..telemetry import traces
@@ -75,23 +73,6 @@ class Snapshot:
             return int(self.handle.count_rows())
 
 
-@dataclass(frozen=True)
-class KeyOrder:
-    """The keys of one version of a table.
-
-    Attributes:
-        incarnation: Which table of that name it is.
-        version: Its version.
-        keys: The keys in order of their UTF-8 bytes.
-        disorder: Share of rows that stand before a smaller key in the files: 0 when they are in order.
-    """
-
-    incarnation: bytes
-    version: int
-    keys: pa.Array
-    disorder: float
-
-
 def version_not_found(version: int) -> ServiceError:
     """The version is not, or no longer, there."""
     return ServiceError(
@@ -121,49 +102,3 @@ def select_in(
         if values
     ]
     return pa.concat_tables(parts) if parts else select(columns, where="false")
-
-
-def ordered(rows: pa.Table, *, by: str, gather: bool = True) -> pa.Table:
-    """The rows in order of a column.
-
-    Args:
-        rows: In any order.
-        by: The column.
-        gather: Without chunks. False leaves the chunks of rows that are in order already.
-    """
-    keys = rows[by].combine_chunks()
-    if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
-        return rows.combine_chunks() if gather else rows
-    order_N = pc.sort_indices(keys)
-    return pa.table([_in_order(rows[name], order_N) for name in rows.column_names], schema=rows.schema)
-
-
-def _in_order(column: pa.ChunkedArray, order_N: pa.UInt64Array) -> pa.Array:
-    """The values of a column at these places."""
-    kind = column.type
-    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
-        return column.combine_chunks().take(order_N)
-    # Row by row from where the chunks lie, so that they need not be put together first: that would be another copy.
-    place_N = np.empty(len(order_N), np.int64)
-    place_N[order_N.to_numpy()] = np.arange(len(order_N))
-    ordered_ND = np.empty((len(order_N), kind.list_size), np.float32)
-    start = 0
-    for chunk in column.chunks:
-        width = kind.list_size
-        numbers = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
-        ordered_ND[place_N[start : start + len(chunk)]] = numbers.reshape(-1, width)
-        start += len(chunk)
-    return pa.FixedSizeListArray.from_arrays(pa.array(ordered_ND.reshape(-1)), type=kind)
-
-
-def position_after(keys: pa.Array, after: str) -> int:
-    """The first position whose key is greater, in an array in order."""
-    low, high = 0, len(keys)
-    wanted = after.encode()
-    while low < high:
-        middle = (low + high) // 2
-        if keys[middle].as_py().encode() <= wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low

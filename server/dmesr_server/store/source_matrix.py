@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from ..errors import ServiceError
 from ..topk import best
-from .snapshots import position_after
+from .key_order import position_after
 from .tables import incarnation
 from .vectors import VectorTable
 

@@ -20,14 +20,12 @@ from ..errors import ServiceError
 from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, literal, translated
 from .indexes import pays_for_merge
+from .key_order import KeyOrder, key_order, ordered, position_after
 from .merges import whole_rows
 from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
-    KeyOrder,
     Snapshot,
-    ordered,
-    position_after,
     select,
     select_in,
     version_not_found,
@@ -243,13 +241,7 @@ class Table:
         if kept is not None and (kept.incarnation, kept.version) == (which, snapshot.version):
             return kept
         keys = snapshot.select([self.key])[self.key].combine_chunks()
-        steps_back = pc.sum(pc.greater(keys[:-1], keys[1:])).as_py() if len(keys) > 1 else 0
-        order = KeyOrder(
-            incarnation=which,
-            version=snapshot.version,
-            keys=keys.take(pc.sort_indices(keys)) if steps_back else keys,
-            disorder=steps_back / max(len(keys), 1),
-        )
+        order = key_order(keys, incarnation=which, version=snapshot.version)
         if kept is None or kept.incarnation != which or kept.version < snapshot.version:
             self._key_order = order
         return order

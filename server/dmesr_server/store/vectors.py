@@ -18,6 +18,7 @@ from ..errors import ServiceError
 from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
 from .items import RowOutcome
+from .scans import scanned
 from .snapshots import Snapshot, select_in
 from .tables import READ_WHOLE_SHARE, Table, incarnation
 from .vector_columns import (
@@ -35,10 +36,7 @@ from .vector_columns import (
 
 _Result = TypeVar("_Result")
 
-STEP_BYTES = 16 << 20  # what an ordered scan holds at a time
-UNORDERED_BYTES = 256 << 20  # up to this much a table in disorder is read whole and ordered in memory
 KEPT_FINGERPRINTS = 64  # of a table
-UNORDERED_SHARE = 1 / 64  # rows out of order, as a share, from which a table counts as in disorder
 
 
 class VectorTable:
@@ -305,22 +303,9 @@ class VectorTable:
         snapshot = self._table.snapshot(version)
         dims = source_dims(snapshot.schema)
         names = vector_columns(sources, dims)
-        return self._batches(snapshot, sources, names, dims, batch_bytes)
-
-    def _batches(
-        self, snapshot: Snapshot, sources: Sequence[str], names: list[str], dims: Mapping[str, int], batch_bytes: int
-    ) -> Iterator[pa.RecordBatch]:
-        row_bytes = 32 + sum(4 * dims[source] for source in sources)
-        batch_rows = max(1, batch_bytes // row_bytes)
-        step_rows = max(1, STEP_BYTES // (row_bytes * batch_rows)) * batch_rows
-        order = self._table.key_order(snapshot)
-        if order.disorder > UNORDERED_SHARE and len(order.keys) * row_bytes <= UNORDERED_BYTES:
-            step_rows = max(step_rows, len(order.keys))
         vectors = [pa.field(source, pa.list_(pa.float32(), dims[source])) for source in sources]
         schema = pa.schema([pa.field("item_id", pa.string()), *vectors])
-        for rows in self._table.ranges(snapshot, ["item_id", *names], rows=step_rows, gather=False):
-            named = rows.rename_columns(schema.names).cast(schema)
-            yield from named.to_batches(max_chunksize=batch_rows)
+        return scanned(self._table, snapshot, ["item_id", *names], schema=schema, batch_bytes=batch_bytes)
 
     def take(self, item_ids: Sequence[str], sources: Sequence[str], version: int | None = None) -> pa.Table:
         """Rows of these items in the caller's order; ids may repeat and need not exist.

@@ -1,0 +1,102 @@
+"""Rows come in order of their key, however they lie, and no more of them are held than is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from dmesr_server.store import Store, scans
+from dmesr_server.store.key_order import LiesOtherwiseError, in_order, key_order
+from hypothesis import given
+from hypothesis import strategies as st
+from store_workers import column
+
+IDS = [f"item-{number:03}" for number in range(60)]
+
+
+def batches(keys: list[str], rows: int, read: list[int]) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(keys), rows):
+        some = keys[start : start + rows]
+        read.append(len(some))
+        yield pa.record_batch({"item_id": some, "upper": [key.upper() for key in some]})
+
+
+@given(keys=st.permutations(IDS[:20]), size=st.integers(0, 20), rows=st.integers(1, 9))
+def test_any_order_becomes_that_of_the_key(keys: list[str], size: int, rows: int):
+    keys = keys[:size]
+    order = key_order(pa.array(keys, pa.string()), incarnation=b"", version=1)
+    read: list[int] = []
+    given_out: list[str] = []
+    for batch in in_order(batches(keys, rows, read), order, by="item_id"):
+        given_out += batch.column("item_id").to_pylist()
+        assert batch.column("upper").to_pylist() == [key.upper() for key in batch.column("item_id").to_pylist()]
+        assert sum(read) - len(given_out) <= order.window + rows  # the batch at hand, and what waits
+    assert given_out == sorted(keys)
+
+
+def test_window_and_disorder_by_hand():
+    def of(*keys: str) -> tuple[float, int]:
+        order = key_order(pa.array(keys, pa.string()), incarnation=b"", version=1)
+        return order.disorder, order.window
+
+    assert of("a", "b", "c", "d") == (0.0, 0)
+    assert of("b", "a", "c", "d") == (1 / 4, 1)  # b waits for a
+    assert of("c", "d", "a", "b") == (1 / 4, 2)
+    assert of("b", "c", "d", "a") == (1 / 4, 3)
+    assert of("a", "d", "c", "b") == (2 / 4, 2)
+
+
+def test_rows_that_wait_do_not_keep_their_batches():
+    keys = [key for start in range(0, 60, 10) for key in (*IDS[start + 1 : start + 10], IDS[start])]
+    keys = [key for key in keys if key != IDS[0]] + [IDS[0]]  # what all others wait for comes last
+    order = key_order(pa.array(keys), incarnation=b"", version=1)
+    first = next(in_order(batches(keys, 10, []), order, by="item_id"))
+    assert first.column("item_id").to_pylist() == IDS[:1]
+    assert order.window == 59
+    waiting = list(in_order(batches(keys, 10, []), order, by="item_id"))[1:]
+    assert max(batch.column("item_id").buffers()[2].size for batch in waiting) <= 10 * len(IDS[0])
+
+
+def test_rows_that_lie_otherwise_are_told():
+    order = key_order(pa.array(IDS[:4]), incarnation=b"", version=1)
+    found = in_order(batches([IDS[0], IDS[1], IDS[3], IDS[2]], 2, []), order, by="item_id")
+    assert next(found).column("item_id").to_pylist() == IDS[:2]
+    with pytest.raises(LiesOtherwiseError) as caught:
+        next(found)
+    assert caught.value.after == IDS[1]
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"DISORDER": 1.0}, {"DISORDER": 0.0}, {"WINDOW_BYTES": -1, "WHOLE_BYTES": -1, "STEP_BYTES": 500}],
+    ids=["as they lie", "whole", "by ranges"],
+)
+@pytest.mark.parametrize("lying", [False, True])
+def test_a_table_is_scanned_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: dict[str, float], lying: bool
+) -> None:
+    for name, bound in bounds.items():
+        monkeypatch.setattr(scans, name, bound)
+    table = Store(uri=str(tmp_path)).catalog("films").embeddings("r1")
+    table.declare("text", 4)
+    shuffled = np.random.default_rng(0).permutation(60)
+    for some in np.split(shuffled, 6):
+        vectors_ND = np.repeat(some[:, None], 4, 1)
+        table.upsert([IDS[row] for row in some], {"text": column(vectors_ND, ["h"] * 10, some % 7 != 0)})
+    if lying:  # as if rows were read in another order than their keys were
+
+        def order_of(snapshot: object, honest: object = table._table.key_order) -> object:
+            order = honest(snapshot)  # type: ignore[operator]
+            return replace(order, ranks_N=np.roll(order.ranks_N, 1))
+
+        monkeypatch.setattr(table._table, "key_order", order_of)
+    found = list(table.scan(["text"], batch_bytes=10 * 48))
+    assert max(batch.num_rows for batch in found) <= 10
+    assert len(found) < 20
+    assert [item_id for batch in found for item_id in batch.column("item_id").to_pylist()] == IDS
+    vectors = [vector for batch in found for vector in batch.column("text").to_pylist()]
+    assert vectors == [None if row % 7 == 0 else [row] * 4 for row in range(60)]
