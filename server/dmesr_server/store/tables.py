@@ -26,6 +26,7 @@ from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
     Snapshot,
+    neighbourhood,
     select,
     select_in,
     version_not_found,
@@ -42,6 +43,7 @@ ROWS_BEFORE_OPTIMISE = 100_000
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
+VALUES_OF_A_RANGE = 64  # keys asked for from which it is tried whether they stand together
 KEYS_WHOLE_SHARE = 1 / 256  # of a table's rows looked for, from which reading all keys, to keep them, is worth it
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
@@ -207,18 +209,24 @@ class Table:
             raise version_not_found(version)
         return found
 
-    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
-        """Rows of the newest version that meet the condition, in no particular order."""
+    def select(self, columns: Sequence[str], *, where: str | None = None, most: int | None = None) -> pa.Table:
+        """Rows of the newest version that meet the condition, in no particular order; no more than `most`."""
         missing = pa.schema([self._schema.field(column) for column in columns if column in self._schema.names])
-        return self.attempt("a read", lambda handle: select(handle, columns, where), missing=missing.empty_table())
+        return self.attempt(
+            "a read", lambda handle: select(handle, columns, where, most), missing=missing.empty_table()
+        )
 
     def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
         """Rows of the newest version whose column is one of the values, in no particular order."""
+        found = None
         if len(values) > IDS_PER_QUERY and len(values) >= READ_WHOLE_SHARE * self.count():
-            rows = self.select(columns if column in columns else [*columns, column])
-            wanted = pc.is_in(rows[column], value_set=pa.array(values, pa.string()))
-            return rows.filter(wanted).select(list(columns))
-        return select_in(self.select, columns, column=column, values=values)
+            found = self.select(list(dict.fromkeys((*columns, column))))
+        elif column == self.key and len(values) >= VALUES_OF_A_RANGE:
+            found = neighbourhood(self.select, columns, key=self.key, keys=values)
+        if found is None:
+            return select_in(self.select, columns, column=column, values=values)
+        wanted = pc.is_in(found[column], value_set=pa.array(values, pa.string()))
+        return found.filter(wanted).select(list(columns))
 
     def keys_in(self, values: Sequence[str]) -> list[str]:
         """Those of the values that are keys of the newest version.
