@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +69,37 @@ def test_rows_that_lie_otherwise_are_told():
     with pytest.raises(LiesOtherwiseError) as caught:
         next(found)
     assert caught.value.after == IDS[1]
+
+
+class Counted:
+    """A LanceDB table that counts what is asked of it."""
+
+    def __init__(self, handle: Any):
+        self._handle = handle
+        self.searches = 0
+
+    def count_rows(self) -> int:
+        found: int = self._handle.count_rows()
+        return found
+
+    def search(self) -> Any:
+        self.searches += 1
+        return self._handle.search()
+
+
+def test_no_more_is_asked_for_than_is_taken(tmp_path: Path) -> None:
+    table = Store(uri=str(tmp_path)).catalog("films").embeddings("r1")
+    table.declare("text", 4)
+    table.upsert(IDS, {"text": column(np.ones((60, 4)), ["h"] * 60)})
+    table.delete(IDS[7:9])
+    snapshot = table.snapshot()
+    handle = Counted(snapshot.handle)
+    reading = replace(snapshot, handle=handle).batches(["item_id"], rows=4)
+    first = [next(reading) for _ in range(5)]
+    assert handle.searches == 1
+    found = [item_id for batch in [*first, *reading] for item_id in batch.column("item_id").to_pylist()]
+    assert sorted(found) == IDS[:7] + IDS[9:]
+    assert handle.searches == 3  # 58 rows, five batches of four at a time
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ..errors import ServiceError
 from ..telemetry import traces
 from .database import is_in, literal, service_error, translated
 
+QUERY_BATCHES = 5  # of a read of all rows, asked for at a time
 RANGE_ROWS = 2  # times the keys asked for: so many rows are read at most to see whether they stand together
 IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
 KEEP_VERSIONS = timedelta(minutes=30)  # how long a reader may take over an unpinned version
@@ -48,16 +49,21 @@ class Snapshot:
             raise self._fault(error) from error
 
     def batches(self, columns: Sequence[str], *, rows: int) -> Iterator[pa.RecordBatch]:
-        """All rows as they are read, so many at a time, in no particular order.
+        """All rows, so many at a time, as they lie.
+
+        Lance reads ahead as far as a query goes, however slowly it is taken: each query asks for a few batches.
 
         Raises:
             ServiceError: VERSION_NOT_FOUND when house-keeping has taken the version away meanwhile.
         """
         if self.handle is None:
             return
+        step = QUERY_BATCHES * rows
         try:
-            for batch in self.handle.search().select(list(columns)).limit(None).to_batches(rows):
-                yield batch.select(list(columns))
+            for start in range(0, self.handle.count_rows(), step):
+                query = self.handle.search().select(list(columns)).limit(step).offset(start)
+                for batch in query.to_batches(rows):
+                    yield batch.select(list(columns))
         except (RuntimeError, OSError) as error:
             raise self._fault(error) from error
 
