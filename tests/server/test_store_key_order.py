@@ -132,3 +132,15 @@ def test_a_table_is_scanned_in_order(
     assert [item_id for batch in found for item_id in batch.column("item_id").to_pylist()] == IDS
     vectors = [vector for batch in found for vector in batch.column("text").to_pylist()]
     assert vectors == [None if row % 7 == 0 else [row] * 4 for row in range(60)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_rows_are_found_by_key_whether_they_stand_together_or_not(tmp_path: Path, step: int) -> None:
+    """Keys that stand together are looked for as a range, others by a list."""
+    ids = sorted(f"it'em-{number:04}" for number in range(700))
+    table = Store(uri=str(tmp_path)).catalog("films").embeddings("r1")
+    table.declare("text", 1)
+    table.upsert(ids, {"text": column(np.ones((700, 1)), ids)})
+    asked = [*ids[3 : 3 + 90 * step : step], "it'em-0300x", "nobody", "it'em-0004x"]
+    found = table.hashes(asked)
+    assert found == {item_id: {"text": item_id} for item_id in asked[:-3]}

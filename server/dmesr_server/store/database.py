@@ -48,6 +48,11 @@ def is_in(column: str, values: Sequence[str]) -> str:
     return f"{column} IN ({','.join(map(literal, values))})"
 
 
+def span(column: str, values: Sequence[str]) -> str:
+    """An SQL condition: the column is between the least and the greatest of the values, these among them."""
+    return f"{column} >= {literal(min(values))} AND {column} <= {literal(max(values))}"
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turns faults of LanceDB and of the disk into ServiceError.

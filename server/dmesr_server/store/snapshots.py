@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from ..errors import ServiceError
 from ..telemetry import traces
-from .database import is_in, literal, service_error, translated
+from .database import is_in, service_error, translated
 
 QUERY_BATCHES = 5  # of a read of all rows, asked for at a time
-RANGE_ROWS = 2  # times the keys asked for: so many rows are read at most to see whether they stand together
 IDS_PER_QUERY = 2_000  # literals of one IN list: longer lists cost more to parse than a second query
 KEEP_VERSIONS = timedelta(minutes=30)  # how long a reader may take over an unpinned version
 
@@ -90,9 +89,9 @@ def version_not_found(version: int) -> ServiceError:
     )
 
 
-def select(handle: Any, columns: Sequence[str], where: str | None, most: int | None = None) -> pa.Table:
-    """Rows of a LanceDB table as it stands or is checked out; no more than `most`."""
-    query = handle.search().select(list(columns)).limit(most)
+def select(handle: Any, columns: Sequence[str], where: str | None) -> pa.Table:
+    """Rows of a LanceDB table as it stands or is checked out."""
+    query = handle.search().select(list(columns)).limit(None)
     with traces.step("store read", {"db.collection.name": handle.name}) as span:
         rows = (query.where(where) if where else query).to_arrow().select(list(columns))
         span.note({"db.response.returned_rows": rows.num_rows})
@@ -109,16 +108,3 @@ def select_in(
         if values
     ]
     return pa.concat_tables(parts) if parts else select(columns, where="false")
-
-
-def neighbourhood(
-    select: Callable[..., pa.Table], columns: Sequence[str], *, key: str, keys: Sequence[str]
-) -> pa.Table | None:
-    """All rows from the least to the greatest of some keys; None where too many others stand between these.
-
-    What is written together mostly stands together, and a range is read in an eighth of a long list's time.
-    """
-    most = RANGE_ROWS * len(keys) + 1
-    where = f"{key} >= {literal(min(keys))} AND {key} <= {literal(max(keys))}"
-    rows = select(list(dict.fromkeys((*columns, key))), where=where, most=most)
-    return rows if rows.num_rows < most else None

@@ -18,7 +18,7 @@ from lancedb.index import BTree
 
 from ..errors import ServiceError
 from ..telemetry import traces
-from .database import Database, is_conflict, is_gone, is_in, literal, translated
+from .database import Database, is_conflict, is_gone, is_in, span, translated
 from .indexes import pays_for_merge
 from .key_order import KeyOrder, key_order, ordered, position_after
 from .merges import whole_rows
@@ -26,7 +26,6 @@ from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
     Snapshot,
-    neighbourhood,
     select,
     select_in,
     version_not_found,
@@ -43,7 +42,8 @@ ROWS_BEFORE_OPTIMISE = 100_000
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
-VALUES_OF_A_RANGE = 64  # keys asked for from which it is tried whether they stand together
+VALUES_OF_A_RANGE = 64  # keys asked for from which it is looked whether they stand together
+RANGE_ROWS = 2  # times the keys asked for: as many rows between the least and the greatest are read with them
 KEYS_WHOLE_SHARE = 1 / 256  # of a table's rows looked for, from which reading all keys, to keep them, is worth it
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
@@ -209,12 +209,10 @@ class Table:
             raise version_not_found(version)
         return found
 
-    def select(self, columns: Sequence[str], *, where: str | None = None, most: int | None = None) -> pa.Table:
-        """Rows of the newest version that meet the condition, in no particular order; no more than `most`."""
+    def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
+        """Rows of the newest version that meet the condition, in no particular order."""
         missing = pa.schema([self._schema.field(column) for column in columns if column in self._schema.names])
-        return self.attempt(
-            "a read", lambda handle: select(handle, columns, where, most), missing=missing.empty_table()
-        )
+        return self.attempt("a read", lambda handle: select(handle, columns, where), missing=missing.empty_table())
 
     def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
         """Rows of the newest version whose column is one of the values, in no particular order."""
@@ -222,7 +220,10 @@ class Table:
         if len(values) > IDS_PER_QUERY and len(values) >= READ_WHOLE_SHARE * self.count():
             found = self.select(list(dict.fromkeys((*columns, column))))
         elif column == self.key and len(values) >= VALUES_OF_A_RANGE:
-            found = neighbourhood(self.select, columns, key=self.key, keys=values)
+            where = span(self.key, values)
+            # What is written together mostly stands together, and a range is read in an eighth of a long list's time.
+            if self.count(where=where) <= RANGE_ROWS * len(values):
+                found = self.select(list(dict.fromkeys((*columns, column))), where=where)
         if found is None:
             return select_in(self.select, columns, column=column, values=values)
         wanted = pc.is_in(found[column], value_set=pa.array(values, pa.string()))
@@ -273,7 +274,7 @@ class Table:
         start = 0 if after is None else position_after(keys, after)
         for first in range(start, len(keys), rows):
             last = min(first + rows, len(keys)) - 1
-            where = f"{self.key} >= {literal(keys[first].as_py())} AND {self.key} <= {literal(keys[last].as_py())}"
+            where = span(self.key, [keys[first].as_py(), keys[last].as_py()])
             yield ordered(snapshot.select(columns, where=where), by=self.key, gather=gather)
 
     # Writing
