@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_artefact
-from dmesr_server.serving import codes, index, towers
+from dmesr_server.serving import codes, index, recommender, towers
 from dmesr_server.serving.artefact import load
 from dmesr_server.serving.barred import Barred
 from dmesr_server.serving.candidates import Candidates
@@ -134,7 +134,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServedModel, Serve
     return by_floats, replace(by_floats, index=replace(by_floats.index, codes=ItemCodes(vectors_NV)))
 
 
-def test_codes_and_floats_give_the_same_lists(models: tuple[ServedModel, ServedModel]):
+@pytest.mark.parametrize("rows_at_once", [1, recommender._NEAR_ROWS])
+def test_codes_and_floats_give_the_same_lists(
+    models: tuple[ServedModel, ServedModel], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(recommender, "_NEAR_ROWS", rows_at_once)
     rng = np.random.default_rng(5)
     size = len(models[0].index)
 

@@ -30,6 +30,8 @@ _BLOCK_ROWS = 256
 #: Histories in one run of the user tower: what it holds in between then stays in a core's cache. With 64 at once, each
 #: takes a quarter longer.
 _TOWER_ROWS = 16
+#: What codes leave of several questions is scored together up to so many rows.
+_NEAR_ROWS = 16_384
 #: Candidates fewer than this share of the index are scored by themselves: copying their vectors costs less then.
 _FEW = 1 / 32
 
@@ -255,18 +257,31 @@ def _by_codes(
     k = max(plan.question.settings.k for plan in some)
     near = codes.near(_some(queries_BV, asked), k, _barred(some))
     decided = [(row, rows) for row, rows in zip(asked, near, strict=True) if len(rows) <= _FEW * len(index)]
-    if not decided:
-        return {}
-    owners_R = np.repeat(np.arange(len(decided)), [len(rows) for _, rows in decided])
-    rows_R = np.concatenate([rows for _, rows in decided])
-    queries_RV = queries_BV[[row for row, _ in decided]][owners_R]
-    # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
-    scores_R = np.einsum("rv,rv->r", index.vectors_NV[rows_R], queries_RV)
-    chosen = best_of_owned(scores_R, owners_R, rows_R, k=k, owners=len(decided))
-    return {
-        row: (rows_R[best_K[: plans[row].question.settings.k]], scores_R[best_K[: plans[row].question.settings.k]])
-        for (row, _), best_K in zip(decided, chosen, strict=True)
-    }
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for together in _portions(decided):
+        owners_R = np.repeat([row for row, _ in together], [len(rows) for _, rows in together])
+        rows_R = np.concatenate([rows for _, rows in together])
+        # Not BLAS: there a score's last bits depend on how many are asked for, and equal items would differ.
+        scores_R = np.einsum("rv,rv->r", index.vectors_NV[rows_R], queries_BV[owners_R])
+        chosen = best_of_owned(scores_R, owners_R, rows_R, k=k, owners=len(plans))
+        for row, _ in together:
+            best_K = chosen[row][: plans[row].question.settings.k]
+            found[row] = rows_R[best_K], scores_R[best_K]
+    return found
+
+
+def _portions(near: Sequence[tuple[int, np.ndarray]]) -> Iterator[Sequence[tuple[int, np.ndarray]]]:
+    """So many questions at a time that the vectors of what is near to them take no more memory than one may."""
+    some: list[tuple[int, np.ndarray]] = []
+    held = 0
+    for row, rows in near:
+        if some and held + len(rows) > _NEAR_ROWS:
+            yield some
+            some, held = [], 0
+        some.append((row, rows))
+        held += len(rows)
+    if some:
+        yield some
 
 
 def _by_products(
