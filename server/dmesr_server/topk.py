@@ -8,8 +8,6 @@ Shapes: B questions, C scores of each, R scores of all questions together, k of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 _GROUP = 64  # scores of which only the best is looked at first
@@ -88,8 +86,8 @@ def kth_of_each(scores_BC: np.ndarray, k: int) -> np.ndarray:
 def _best_of_ties(scores_C: np.ndarray, k: int) -> np.ndarray:
     """As :func:`best`, where very many scores are equal: none of them is sorted but those that are returned."""
     kth = kth_of_each(scores_C[None], k)[0]
-    above = np.flatnonzero(scores_C > kth)
-    equal: Sequence[int] | np.ndarray = np.flatnonzero(scores_C == kth)[: k - len(above)] if np.isfinite(kth) else []
-    chosen = np.concatenate([above, np.asarray(equal, np.int64)])
+    chosen = np.flatnonzero(scores_C > kth)
+    if np.isfinite(kth):
+        chosen = np.concatenate([chosen, np.flatnonzero(scores_C == kth)[: k - len(chosen)]])
     ranked: np.ndarray = chosen[np.lexsort((chosen, -scores_C[chosen]))]
     return ranked

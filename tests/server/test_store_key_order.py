@@ -144,3 +144,17 @@ def test_rows_are_found_by_key_whether_they_stand_together_or_not(tmp_path: Path
     asked = [*ids[3 : 3 + 90 * step : step], "it'em-0300x", "nobody", "it'em-0004x"]
     found = table.hashes(asked)
     assert found == {item_id: {"text": item_id} for item_id in asked[:-3]}
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_vectors_are_taken_by_key_whether_they_stand_together_or_not(tmp_path: Path, step: int) -> None:
+    ids = [f"item-{number:04}" for number in range(700)]
+    table = Store(uri=str(tmp_path)).catalog("films").embeddings("r1")
+    table.declare("text", 1)
+    table.upsert(ids, {"text": column(np.arange(700)[:, None], ids)})
+    version = table.version()
+    table.upsert(ids[:100], {"text": column(np.zeros((100, 1)), ["later"] * 100)})
+    places = range(3, 3 + 90 * step, step)
+    taken = table.take([*(ids[place] for place in places), "nobody", ids[0]], ["text"], version)
+    assert taken["found"].to_pylist() == [True] * 90 + [False, True]
+    assert taken["text"].to_pylist() == [*([float(place)] for place in places), None, [0.0]]

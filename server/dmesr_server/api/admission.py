@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmesr_server.api.calls import OPEN
 from dmesr_server.api.intake import Intake
-from dmesr_server.api.layers import behaviour, like
+from dmesr_server.api.layers import OURS, behaviour, like
 from dmesr_server.api.turnstile import Turnstile
 from dmesr_server.api.working import Call
 from dmesr_server.config import AdmissionConfig
@@ -193,7 +193,7 @@ class AdmissionLayer:
         if method.startswith(OPEN):
             return handler
         serve = behaviour(handler)
-        name = method.removeprefix("/dmesr.v1.")
+        name = method.removeprefix(OURS)
         kind = KINDS.get(name, Kind.READ)
         by_text = name == "EmbeddingService/FindNeighbours"
 

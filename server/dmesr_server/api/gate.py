@@ -18,7 +18,7 @@ from dmesr_server.api.access import CALLER, RULES, Caller, Place, Rule
 from dmesr_server.api.audit_trail import AuditTrail
 from dmesr_server.api.calls import OPEN, guarded
 from dmesr_server.api.credentials import TokenBook
-from dmesr_server.api.layers import behaviour, like
+from dmesr_server.api.layers import OURS, behaviour, like
 from dmesr_server.api.working import in_thread
 from dmesr_server.caller import ANONYMOUS, IDENTITY
 from dmesr_server.config import ServerConfig
@@ -48,7 +48,7 @@ class GateLayer:
         if method.startswith(OPEN):
             opened = self._config.open_health if method.startswith(_HEALTH) else self._config.open_reflection
             return handler if opened else guarded(handler, self._admit)
-        name = method.removeprefix("/dmesr.v1.")
+        name = method.removeprefix(OURS)
         serve = behaviour(handler)
 
         def passage(context: Any) -> _Passage:

@@ -20,6 +20,10 @@ else:
     Service = grpc.GenericRpcHandler  # generic for type checkers only
 
 
+#: What the full names of our own methods begin with.
+OURS = "/dmesr.v1."
+
+
 class LayeredHandlers(Service):
     """The methods of many services, each within the same layers."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from dmesr_server.api.layers import like
+from dmesr_server.api.layers import OURS, like
 from dmesr_server.control import read_only_refusal
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ READING = frozenset(
 
 def only_reading(method: str, handler: Handler) -> Handler:
     """Lets through only calls that change nothing: a layer. The rest raise FAILED_PRECONDITION."""
-    if not method.startswith("/dmesr.v1.") or method.removeprefix("/dmesr.v1.") in READING:
+    if not method.startswith(OURS) or method.removeprefix(OURS) in READING:
         return handler
 
     async def refuse(_: Any, context: Any) -> None:

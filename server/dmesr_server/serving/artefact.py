@@ -63,6 +63,45 @@ class FileSum(_Part):
     sha256: _Sha256
     bytes: int = Field(ge=0)
 
+    def difference(self, path: Path, *, contents: bool = True) -> FileDifference | None:
+        """In what a file differs from it; None where it does not.
+
+        Args:
+            path: The file.
+            contents: Hash it; otherwise only its size is looked at.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        size = path.stat().st_size
+        if size != self.bytes:
+            return FileDifference("bytes", expected=self.bytes, actual=size)
+        if contents:
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            if actual != self.sha256:
+                return FileDifference("sha256", expected=self.sha256, actual=actual)
+        return None
+
+
+@dataclass(frozen=True)
+class FileDifference:
+    """What a file is that was published as another one.
+
+    Attributes:
+        what: What differs: "bytes" or "sha256".
+        expected: What was published.
+        actual: What is there.
+    """
+
+    what: str
+    expected: int | str
+    actual: int | str
+
+    def __str__(self) -> str:
+        """As the end of a sentence that begins with the file's name."""
+        return f"has {self.actual} bytes" if self.what == "bytes" else f"hashes to {self.actual}"
+
 
 class Manifest(_Part):
     """What the trainer says about the artefact. Only what the server needs is read; the rest is kept as it came."""
@@ -216,22 +255,12 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
 
 
 def _verify(path: Path, expected: FileSum) -> None:
-    size = path.stat().st_size
-    if size != expected.bytes:
+    found = expected.difference(path)
+    if found is not None:
         raise invalid(
-            f"{path.name} has {size} bytes, the manifest says {expected.bytes}; publish it again",
+            f"{path.name} {found}, the manifest says {found.expected}; publish it again",
             file=path.name,
-            expected_bytes=expected.bytes,
-            actual_bytes=size,
-        )
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != expected.sha256:
-        raise invalid(
-            f"{path.name} hashes to {actual}, the manifest says {expected.sha256}; publish it again",
-            file=path.name,
-            expected_sha256=expected.sha256,
-            actual_sha256=actual,
+            **{f"expected_{found.what}": found.expected, f"actual_{found.what}": found.actual},
         )
 
 

@@ -307,9 +307,10 @@ def _alone(index: ItemIndex, query_V: np.ndarray, plan: _Plan) -> tuple[np.ndarr
         scores_C = products.scores(query_V[None], index.vectors_NV)[0]
     if plan.strategy is Strategy.SIMILAR:
         scores_C *= index.inverse_norms_N if rows_C is None else index.inverse_norms_N[rows_C]
-    if rows_C is None and plan.allowed_N is not None:
-        np.copyto(scores_C, -np.inf, where=~plan.allowed_N)
-    scores_C[_positions(plan.excluded, rows_C)] = -np.inf
+    if rows_C is None:
+        _barred([plan]).put(-np.inf, scores_C[None])
+    else:
+        scores_C[_positions(plan.excluded, rows_C)] = -np.inf
     chosen = best(scores_C, plan.question.settings.k)
     return chosen if rows_C is None else rows_C[chosen], scores_C[chosen]
 
@@ -366,10 +367,8 @@ def _users_of_part(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray
     return model.user_tower.run(vectors_BTV, lengths_B)
 
 
-def _positions(rows: np.ndarray, candidates_C: np.ndarray | None) -> np.ndarray:
+def _positions(rows: np.ndarray, candidates_C: np.ndarray) -> np.ndarray:
     """Where rows of the index stand among the candidates; rows that are no candidates fall away."""
-    if candidates_C is None:
-        return rows
     if not len(candidates_C):
         return np.zeros(0, np.int64)
     places = np.searchsorted(candidates_C, rows)

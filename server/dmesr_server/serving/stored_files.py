@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,8 @@ def damaged(folder: Path, manifest_json: str, *, contents: bool) -> Iterator[tup
         yield MANIFEST, f"cannot be read: {error.strerror}"
     for name, expected in manifest.files.items():
         try:
-            size = (folder / name).stat().st_size
-            if size != expected.bytes:
-                yield name, f"has {size} bytes, expected {expected.bytes}"
-            elif contents:
-                with (folder / name).open("rb") as file:
-                    actual = hashlib.file_digest(file, "sha256").hexdigest()
-                if actual != expected.sha256:
-                    yield name, f"hashes to {actual}, expected {expected.sha256}"
+            found = expected.difference(folder / name, contents=contents)
+            if found is not None:
+                yield name, f"{found}, expected {found.expected}"
         except OSError as error:
             yield name, f"cannot be read: {error.strerror}"

@@ -3,11 +3,14 @@
 Everything here blocks and is safe for any thread; asyncio callers use threads. Several processes may share a store.
 """
 
+from .adapted import PREFIX as ADAPTED
 from .adapted import VECTOR, AdaptedSnapshot, AdaptedTable
 from .catalogs import CatalogStore, DeleteOutcome, Store, TableStats
 from .copying import TableContent, content_of, copy_version, held
 from .database import decoded, encoded
+from .descriptions import NAME as DESCRIPTIONS
 from .descriptions import DescriptionRow, DescriptionTable
+from .embeddings import PREFIX as EMBEDDINGS
 from .embeddings import EmbeddingTable
 from .index_records import IndexRecord
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
@@ -16,6 +19,7 @@ from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
 from .tidiness import Tidiness
+from .trained import PREFIX as TRAINED
 from .trained import ItemDrift, TrainedTable, short_hashes
 from .vector_columns import SourceColumn, vector_rows
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
@@ -23,7 +27,11 @@ from .vectors import VectorTable
 from .versions import SCHEMA_VERSION, Step, mark_version
 
 __all__ = [
+    "ADAPTED",
+    "DESCRIPTIONS",
+    "EMBEDDINGS",
     "SCHEMA_VERSION",
+    "TRAINED",
     "VECTOR",
     "AdaptedSnapshot",
     "AdaptedTable",

@@ -28,6 +28,8 @@ from .snapshots import (
     Snapshot,
     select,
     select_in,
+    select_keys,
+    those_in,
     version_not_found,
 )
 from .tags import tags_of
@@ -42,8 +44,6 @@ ROWS_BEFORE_OPTIMISE = 100_000
 GROWTH_BEFORE_OPTIMISE = 0.25
 WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
-VALUES_OF_A_RANGE = 64  # keys asked for from which it is looked whether they stand together
-RANGE_ROWS = 2  # times the keys asked for: as many rows between the least and the greatest are read with them
 KEYS_WHOLE_SHARE = 1 / 256  # of a table's rows looked for, from which reading all keys, to keep them, is worth it
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
@@ -216,18 +216,11 @@ class Table:
 
     def select_in(self, columns: Sequence[str], *, column: str, values: Sequence[str]) -> pa.Table:
         """Rows of the newest version whose column is one of the values, in no particular order."""
-        found = None
         if len(values) > IDS_PER_QUERY and len(values) >= READ_WHOLE_SHARE * self.count():
-            found = self.select(list(dict.fromkeys((*columns, column))))
-        elif column == self.key and len(values) >= VALUES_OF_A_RANGE:
-            where = span(self.key, values)
-            # What is written together mostly stands together, and a range is read in an eighth of a long list's time.
-            if self.count(where=where) <= RANGE_ROWS * len(values):
-                found = self.select(list(dict.fromkeys((*columns, column))), where=where)
-        if found is None:
-            return select_in(self.select, columns, column=column, values=values)
-        wanted = pc.is_in(found[column], value_set=pa.array(values, pa.string()))
-        return found.filter(wanted).select(list(columns))
+            return those_in(self.select(list(dict.fromkeys((*columns, column)))), columns, column=column, values=values)
+        if column == self.key:
+            return select_keys(self.select, self.count, columns, key=column, keys=values)
+        return select_in(self.select, columns, column=column, values=values)
 
     def keys_in(self, values: Sequence[str]) -> list[str]:
         """Those of the values that are keys of the newest version.

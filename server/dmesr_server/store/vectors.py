@@ -19,7 +19,7 @@ from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
 from .items import RowOutcome
 from .scans import scanned
-from .snapshots import Snapshot, select_in
+from .snapshots import Snapshot, select_keys
 from .tables import READ_WHOLE_SHARE, Table, incarnation
 from .vector_columns import (
     EXPECTED,
@@ -323,7 +323,8 @@ class VectorTable:
         if len(ids) >= READ_WHOLE_SHARE * snapshot.count():
             rows = snapshot.select(["item_id", *names])
         else:
-            rows = select_in(snapshot.select, ["item_id", *names], column="item_id", values=ids.to_pylist())
+            keys = ids.to_pylist()
+            rows = select_keys(snapshot.select, snapshot.count, ["item_id", *names], key="item_id", keys=keys)
         return _aligned(wanted, rows, sources, names)
 
     def vector(self, item_id: str, source: str) -> np.ndarray | None:

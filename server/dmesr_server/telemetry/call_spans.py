@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from dmesr_server.api.layers import behaviour, like
+from dmesr_server.api.layers import OURS, behaviour, like
 from dmesr_server.telemetry import logs, traces
 from dmesr_server.telemetry.calls import reason_of
 from dmesr_server.telemetry.traces import Span
@@ -17,7 +17,6 @@ from dmesr_server.telemetry.traces import Span
 if TYPE_CHECKING:
     from dmesr_server.api.layers import Handler, Layer
 
-_PREFIX = "/dmesr.v1."
 _HEADERS = ("traceparent", "tracestate")
 _NAMES = ("catalog", "model", "recipe")  # fields of requests: names that people gave, no contents
 #: Of these the server is to blame; of the others the call is (OpenTelemetry's conventions for gRPC).
@@ -31,7 +30,7 @@ def tracing() -> Sequence[Layer]:
 
 def trace_calls(method: str, handler: Handler) -> Handler:
     """Lays a span around a method of ours."""
-    if not method.startswith(_PREFIX):
+    if not method.startswith(OURS):
         return handler
     serve = behaviour(handler)
     name = method.removeprefix("/")

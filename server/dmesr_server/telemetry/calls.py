@@ -11,13 +11,12 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
-from dmesr_server.api.layers import behaviour, like
+from dmesr_server.api.layers import OURS, behaviour, like
 from dmesr_server.telemetry.metrics import Metrics, get
 
 if TYPE_CHECKING:
     from dmesr_server.api.layers import Handler, Layer
 
-_PREFIX = "/dmesr.v1."
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -35,10 +34,10 @@ class MeasuringLayer:
 
     def __call__(self, method: str, handler: Handler) -> Handler:
         """Lays itself around a method of ours."""
-        if not method.startswith(_PREFIX):
+        if not method.startswith(OURS):
             return handler
         serve = behaviour(handler)
-        name = method.removeprefix(_PREFIX)
+        name = method.removeprefix(OURS)
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with self._measured(name, context):

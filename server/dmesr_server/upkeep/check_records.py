@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dmesr_server.control import Records
-from dmesr_server.upkeep.findings import Finding, fault, leftover
-
-_RESTORE = "restore the control database from the snapshot that the tables are of"
+from dmesr_server.upkeep.findings import RESTORE_CONTROL, Finding, fault, leftover
 
 
 def dangling(records: Records) -> Iterator[Finding]:
@@ -74,7 +72,7 @@ def _recipes(records: Records) -> Iterator[Finding]:
                 place=name,
                 about=[recipe_id],
                 problem=f"the recipe name {name} stands for {recipe_id}, which does not exist",
-                remedy=f"let a job make it anew (`dmesr-cli enrich start --recipe {name}`), or {_RESTORE}",
+                remedy=f"let a job make it anew (`dmesr-cli enrich start --recipe {name}`), or {RESTORE_CONTROL}",
             )
     for recipe in records.embedding_recipes:
         missing = [
@@ -89,7 +87,7 @@ def _recipes(records: Records) -> Iterator[Finding]:
                 place=recipe.recipe_id,
                 about=missing,
                 problem=f"the recipe {recipe.recipe_id} is made from description recipes that do not exist",
-                remedy=f"enrich again with the same settings, which writes them down anew, or {_RESTORE}",
+                remedy=f"enrich again with the same settings, which writes them down anew, or {RESTORE_CONTROL}",
             )
     for model in records.models:
         if model.recipe_id and (model.catalog, model.recipe_id) not in known:
@@ -99,7 +97,7 @@ def _recipes(records: Records) -> Iterator[Finding]:
                 place=model.ref,
                 about=[model.recipe_id],
                 problem=f"the model {model.ref} reads the recipe {model.recipe_id}, which does not exist",
-                remedy=f"enrich again with the settings of that recipe, or {_RESTORE}",
+                remedy=f"enrich again with the settings of that recipe, or {RESTORE_CONTROL}",
             )
 
 

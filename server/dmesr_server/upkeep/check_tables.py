@@ -9,10 +9,9 @@ import pyarrow.compute as pc
 
 from dmesr_server.control import Records
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import CatalogStore, Look, decoded, encoded
-from dmesr_server.upkeep.findings import Finding, fault, leftover
+from dmesr_server.store import ADAPTED, EMBEDDINGS, TRAINED, CatalogStore, Look, decoded, encoded
+from dmesr_server.upkeep.findings import RESTORE_CONTROL, Finding, fault, leftover
 
-_EMBEDDINGS, _ADAPTED, _TRAINED = "embeddings_", "adapted_", "trained_"
 _SNAPSHOT = "restore the store from a snapshot (`dmesr-cli store restore`)"
 UNREADABLE = "UNREADABLE_TABLE"
 #: Findings that no write under way explains away: looking again would tell the same.
@@ -21,7 +20,7 @@ AT_REST = frozenset({"UNUSED_PICTURES"})
 
 def recipe_of(table: str) -> str | None:
     """The embedding recipe of a table of raw vectors; None for any other table."""
-    return decoded(table.removeprefix(_EMBEDDINGS)) if table.startswith(_EMBEDDINGS) else None
+    return decoded(table.removeprefix(EMBEDDINGS)) if table.startswith(EMBEDDINGS) else None
 
 
 def unreadable(catalog: str, table: str, error: ServiceError) -> Finding:
@@ -123,16 +122,16 @@ def without_records(catalog: str, tables: CatalogStore, records: Records) -> Ite
     models = {encoded(model.ref) for model in records.models if model.catalog == catalog}
     described = {recipe_id for name, recipe_id in records.description_recipes if name == catalog}
     for table in tables.tables():
-        if table.name.startswith(_EMBEDDINGS) and table.name.removeprefix(_EMBEDDINGS) not in recipes:
+        if table.name.startswith(EMBEDDINGS) and table.name.removeprefix(EMBEDDINGS) not in recipes:
             yield fault(
                 "TABLE_WITHOUT_RECIPE",
                 catalog=catalog,
                 place=table.name,
                 about=[recipe_of(table.name) or ""],
                 problem="the table's recipe is not in the control database, so nobody can read its vectors",
-                remedy="restore the control database from the snapshot that the tables are of",
+                remedy=RESTORE_CONTROL,
             )
-        for prefix in (_ADAPTED, _TRAINED):
+        for prefix in (ADAPTED, TRAINED):
             if table.name.startswith(prefix) and table.name.removeprefix(prefix) not in models:
                 yield leftover(
                     "TABLE_WITHOUT_MODEL",
@@ -151,12 +150,12 @@ def without_records(catalog: str, tables: CatalogStore, records: Records) -> Ite
             place="descriptions",
             about=sorted(lost),
             problem="descriptions are of recipes that are not in the control database",
-            remedy="restore the control database from the snapshot that the tables are of",
+            remedy=RESTORE_CONTROL,
         )
 
 
 def _remedy(catalog: str, table: str) -> str:
-    if table.startswith(_ADAPTED):
+    if table.startswith(ADAPTED):
         return (
             f"stop the server, remove the folder catalogs/{encoded(catalog)}/{table}.lance of the store and start it: "
             "the table is made anew from the model and the vectors"
@@ -167,7 +166,7 @@ def _remedy(catalog: str, table: str) -> str:
 def _row_remedy(catalog: str, table: str) -> str:
     if table == "items":
         return "import these items again (`dmesr-cli items import`)"
-    if table.startswith(_ADAPTED):
+    if table.startswith(ADAPTED):
         return _remedy(catalog, table)
     if table == "pictures":
         return _SNAPSHOT

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from dmesr_server.control import Control, EmbeddingRecipeRecord, ModelRecord, Records
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving import stored_files
-from dmesr_server.store import Look, Store, encoded, look
+from dmesr_server.store import ADAPTED, DESCRIPTIONS, EMBEDDINGS, Look, Store, encoded, look
 from dmesr_server.upkeep import check_records, check_tables
 from dmesr_server.upkeep.findings import Finding, fault, leftover
 
@@ -186,7 +186,7 @@ class _Catalog:
         items = looks.get("items")
         known = pa.chunked_array([], pa.string()) if items is None else items.columns["item_id"]
         for name, seen in looks.items():
-            if name.startswith(("embeddings_", "adapted_", "descriptions")):
+            if name.startswith((EMBEDDINGS, ADAPTED)) or name == DESCRIPTIONS:
                 suspects = _missing(seen.columns["item_id"], known)
                 existing = self._catalog.items.existing(suspects) if suspects else set()
                 gone = [one for one in self._still(name, suspects) if one not in existing]
@@ -240,8 +240,6 @@ def _lasting(look_once: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """What is found each time: deletions and creations that are under way have ended by then."""
     found = list(look_once())
     for _ in range(_TIMES - 1):
-        if not any(found):
-            break
         if all(one.kind in check_tables.AT_REST for one in found):
             break
         time.sleep(_AGAIN_SECONDS)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 _EXAMPLES = 5
 
+#: A remedy of several findings.
+RESTORE_CONTROL = "restore the control database from the snapshot that the tables are of"
+
 
 class Severity(enum.Enum):
     """How bad a finding is."""
