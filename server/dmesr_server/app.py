@@ -59,7 +59,7 @@ from dmesr_server.errors import ServiceError
 from dmesr_server.health import Health
 from dmesr_server.lifecycle import announce, retract, stop_signal
 from dmesr_server.machine_folder import machine_folder
-from dmesr_server.memory import leave_to_live
+from dmesr_server.memory import few_heaps, leave_to_live
 from dmesr_server.pictures.decoders import Decoders
 from dmesr_server.pictures.fetching import Fetcher
 from dmesr_server.serving.adaptation import Adaptation
@@ -125,6 +125,7 @@ async def _serve(
     ready_file: Path | None,
     line: WorkerLine | None,
 ) -> None:
+    few_heaps()
     parts = await asyncio.to_thread(_parts, config, folder, line)
     exposed = ExitStack()
     try:
@@ -197,7 +198,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
     tokens.refresh()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
-    adaptation = Adaptation(store=store, control=control, config=config.serving, owner=owner)
+    adaptation = Adaptation(store=store, control=control, config=config.serving, files=files, owner=owner)
     return Parts(
         config=config,
         store=store,

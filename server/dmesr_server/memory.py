@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 
 import pyarrow as pa
 
@@ -28,6 +29,19 @@ def bound_heaps() -> None:
         library.mallopt(_M_ARENA_MAX, 2)
         library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
         pa.set_memory_pool(pa.system_memory_pool())
+
+
+def few_heaps() -> None:
+    """Has all threads share as many of glibc's heaps as there are cores, and Arrow give back what it freed soon after.
+
+    For a process's start, before its threads. By itself glibc has eight heaps a core, and each keeps what its threads
+    freed in between; so do the threads of mimalloc, Arrow's usual allocator. After a model of 200,000 items was
+    published a server held 900 MB, with two heaps 650, with jemalloc for Arrow 490.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(2, os.cpu_count() or 1))
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def hand_back() -> None:

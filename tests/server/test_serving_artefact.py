@@ -32,11 +32,12 @@ def _checked(folder: Path) -> artefact.Artefact:
 def test_a_sound_artefact_is_read(folder: Path):
     loaded = _checked(folder)
     assert loaded.manifest.vector_dim == 5
-    assert loaded.learned.rows == {"a": 0, "b": 1}
+    assert loaded.learned.ids.to_pylist() == ["a", "b"]
     assert loaded.learned.counts_N.tolist() == [3, 1]
     assert loaded.learned.has_part_N.tolist() == [True, False]
     assert loaded.learned.parts_NV.tolist() == [[0, 0, 0, 0, 0.5], [0] * 5]
-    assert loaded.learned.ids_with_part() == ["a"]
+    assert loaded.learned.ids_with_part().to_pylist() == ["a"]
+    assert loaded.learned.parts_of(["x", "b", "a"]).tolist() == [[0] * 5, [0] * 5, [0, 0, 0, 0, 0.5]]
 
 
 def test_the_digest_follows_the_files_only(folder: Path, tmp_path: Path):

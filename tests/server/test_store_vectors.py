@@ -347,14 +347,17 @@ def test_adapted_vectors(tmp_path):
     catalog = Store(uri=str(tmp_path)).catalog("films")
     table = catalog.adapted("dmesr:1")
     ids, nothing = table.read_all()
-    assert (ids, nothing.shape, nothing.dtype, table.input_hashes()) == ([], (0, 0), np.float32, {})
+    assert (ids, nothing.shape, nothing.dtype, table.input_hashes().num_rows) == ([], (0, 0), np.float32, 0)
     vectors = numbers(3, 257)
     assert table.upsert(["c", "a", "b"], vectors, ["3", "1", "2"]) == ["inserted"] * 3
     assert table.upsert(["a", "b"], vectors[:2], ["1", "new"]) == ["unchanged", "updated"]
     ids, matrix_NV = table.read_all()
     assert ids == ["a", "b", "c"]
     np.testing.assert_array_equal(matrix_NV, vectors[[1, 1, 0]])
-    assert table.input_hashes() == {"a": "1", "b": "new", "c": "3"}
+    assert table.input_hashes().sort_by("item_id").to_pydict() == {
+        "item_id": ["a", "b", "c"],
+        "input_hash": ["1", "new", "3"],
+    }
     assert table.take(["c", "x"], ["vector"])["found"].to_pylist() == [True, False]
     assert next(table.scan(["vector"])).num_rows == 3
     assert catalog.adapted("dmesr:1", 257).count() == 3

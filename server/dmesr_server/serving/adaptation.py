@@ -9,12 +9,10 @@ Shapes: N items of a group, D width of a source, V width of the model's vectors.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,9 @@ from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control, Lease, ModelRow
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving import towers
-from dmesr_server.serving.artefact import ITEM_TOWER, Artefact, LearnedItems, invalid, load
+from dmesr_server.serving.artefact import ITEM_TOWER, Artefact, invalid, load
+from dmesr_server.serving.index_files import IndexFiles
+from dmesr_server.serving.inputs import changes
 from dmesr_server.serving.live import ModelKey
 from dmesr_server.store import AdaptedTable, CatalogStore, Store
 
@@ -58,8 +58,9 @@ class _Fault:
 class Adaptation:
     """Adapts models, one after the other. Belongs to one thread; all calls block."""
 
-    def __init__(self, *, store: Store, control: Control, config: ServingConfig, owner: str):
+    def __init__(self, *, store: Store, control: Control, config: ServingConfig, files: IndexFiles, owner: str):
         self._store = store
+        self._files = files
         self._control = control
         self._config = config
         self._owner = owner
@@ -154,6 +155,13 @@ class Adaptation:
             # Who publishes is told of an item that the tower cannot handle; later, one odd item must not stop the rest.
             written, deleted = run.execute(threads=self._config.tower_threads, strict=row.state == "ADAPTING")
             if row.state == "ADAPTING":
+                # Whoever publishes waits for this; otherwise the first question after the promotion would.
+                self._files.prepare(
+                    table=catalog.adapted(key.ref, artefact.manifest.vector_dim),
+                    artefact=artefact.folder,
+                    digest=artefact.digest,
+                    vector_dim=artefact.manifest.vector_dim,
+                )
                 self._control.models.set_state(key.catalog, key.name, key.version, "READY")
         finally:
             self._control.leases.release(lease)
@@ -185,7 +193,6 @@ class _Run:
         self._key = key
         self._artefact = artefact
         self._lease = lease
-        self._sources = [source.name for source in artefact.manifest.sources]
         self._table: AdaptedTable = catalog.adapted(key.ref, artefact.manifest.vector_dim)
 
     def execute(self, *, threads: int, strict: bool) -> tuple[int, int]:
@@ -195,35 +202,36 @@ class _Run:
             threads: Threads of one run of the tower.
             strict: Fail on an item whose vector is not finite; otherwise it is left as it was and logged.
         """
-        wanted = self._wanted()
-        have = self._table.input_hashes()
-        todo = [item_id for item_id, digest in wanted.items() if have.get(item_id) != digest]
-        gone = [item_id for item_id in have if item_id not in wanted]
-        if gone:
+        found = changes(self._artefact, self._catalog, self._table)
+        if len(found.gone):
             self._renew()
-            self._table.delete(gone)
+            self._table.delete(found.gone.to_pylist())
         written = 0
-        if todo:
+        if found.due.num_rows:
             tower = towers.load_item_tower(self._artefact, threads=threads)
-            for group in _groups(todo, self._group_items()):
-                vectors_NV = self._vectors(tower, group)
-                sound_N = np.isfinite(vectors_NV).all(axis=1)
-                if not sound_N.all():
-                    self._odd(group, sound_N, strict=strict)
-                sound = [item_id for item_id, is_sound in zip(group, sound_N, strict=True) if is_sound]
-                self._renew()
-                if sound:
-                    self._table.upsert(sound, vectors_NV[sound_N], [wanted[item_id] for item_id in sound])
-                written += len(sound)
-        return written, len(gone)
+            for start in range(0, found.due.num_rows, self._group_items()):
+                written += self._write(tower, found.due.slice(start, self._group_items()), strict=strict)
+        return written, len(found.gone)
+
+    def _write(self, tower: towers.ItemTower | None, due: pa.Table, *, strict: bool) -> int:
+        """Makes and writes the vectors of one group; returns how many."""
+        item_ids = due["item_id"].to_pylist()
+        vectors_NV = self._vectors(tower, item_ids)
+        sound_N = np.isfinite(vectors_NV).all(axis=1)
+        if not sound_N.all():
+            self._odd([item_ids[row] for row in np.flatnonzero(~sound_N)], strict=strict)
+        sound = due.filter(pa.array(sound_N))
+        self._renew()
+        if sound.num_rows:
+            self._table.upsert(sound["item_id"].to_pylist(), vectors_NV[sound_N], sound["input_hash"].to_pylist())
+        return int(sound.num_rows)
 
     def _group_items(self) -> int:
         manifest = self._artefact.manifest
         width = manifest.vector_dim + sum(source.dim for source in manifest.sources)
         return max(_TOWER_ITEMS, _GROUP_BYTES // (4 * width))
 
-    def _odd(self, item_ids: Sequence[str], sound_N: np.ndarray, *, strict: bool) -> None:
-        odd = [item_id for item_id, is_sound in zip(item_ids, sound_N, strict=True) if not is_sound]
+    def _odd(self, odd: Sequence[str], *, strict: bool) -> None:
         message = (
             f"{ITEM_TOWER} answered with NaN or infinity for {len(odd)} items, first {odd[0]!r}: look at the item's "
             "vectors, or export the model again"
@@ -232,29 +240,12 @@ class _Run:
             raise invalid(message, file=ITEM_TOWER, item_id=odd[0], items=len(odd))
         _LOG.warning("model %s of catalog %s: %s", self._key.ref, self._key.catalog, message)
 
-    def _wanted(self) -> dict[str, str]:
-        """Each item that belongs in the index, with the hash of what its vector is made from."""
-        digests: dict[str, str] = {}
-        hash_of = input_hasher(self._artefact)
-        if self._sources:
-            recipe_id = self._artefact.manifest.recipe_id
-            for item_id, hashes in self._catalog.embeddings(recipe_id).hashes().items():
-                own = [hashes.get(source) for source in self._sources]
-                if any(own):
-                    digests[item_id] = hash_of(own)
-        nothing = hash_of([None] * len(self._sources))
-        for item_id in self._artefact.learned.ids_with_part():
-            digests.setdefault(item_id, nothing)
-        # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
-        ids = list(digests)
-        existing = self._catalog.items.existing(ids)
-        return {item_id: digests[item_id] for item_id in ids if item_id in existing}
-
     def _vectors(self, tower: towers.ItemTower | None, item_ids: Sequence[str]) -> np.ndarray:
-        parts_NV = _parts(self._artefact.learned, item_ids, self._artefact.manifest.vector_dim)
+        parts_NV = self._artefact.learned.parts_of(item_ids)
         if tower is None:
             return parts_NV
-        rows = self._catalog.embeddings(self._artefact.manifest.recipe_id).take(item_ids, self._sources)
+        embeddings = self._catalog.embeddings(self._artefact.manifest.recipe_id)
+        rows = embeddings.take(item_ids, [source.name for source in tower.sources])
         for start in range(0, len(item_ids), _TOWER_ITEMS):
             self._renew()  # a group takes longer than a lease where a core is slow
             part = rows.slice(start, _TOWER_ITEMS)
@@ -274,24 +265,6 @@ class _Run:
         self._lease = self._control.leases.renew(self._lease)
 
 
-def input_hasher(artefact: Artefact) -> Callable[[Sequence[str | None]], str]:
-    """Hashes what an item's vector is made from: the model, and the hash of each declared source.
-
-    The model is part of it because names come again: a catalog that is dropped and made anew counts from version 1.
-    Every item is hashed whenever one has changed, so this is written for speed: sha256 hex over the JSON list of all.
-    """
-    start = json.dumps([artefact.digest])[:-1]
-
-    def hash_of(hashes: Sequence[str | None]) -> str:
-        parts = [start]
-        for one in hashes:
-            # Hashes are hex as a rule, which JSON leaves as it is.
-            parts.append("null" if one is None else f'"{one}"' if one.isascii() and one.isalnum() else json.dumps(one))
-        return hashlib.sha256((", ".join(parts) + "]").encode()).hexdigest()
-
-    return hash_of
-
-
 def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """A nullable column of vectors as a matrix float32 [N, D], zeros where null, and its mask bool [N]."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -300,17 +273,3 @@ def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.
     if present_N.any():
         matrix_ND[present_N] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     return matrix_ND, present_N
-
-
-def _parts(learned: LearnedItems, item_ids: Sequence[str], dim: int) -> np.ndarray:
-    parts_NV = np.zeros((len(item_ids), dim), np.float32)
-    for place, item_id in enumerate(item_ids):
-        row = learned.rows.get(item_id)
-        if row is not None:
-            parts_NV[place] = learned.parts_NV[row]
-    return parts_NV
-
-
-def _groups(item_ids: Sequence[str], items: int) -> Iterator[list[str]]:
-    for start in range(0, len(item_ids), items):
-        yield list(item_ids[start : start + items])

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dmesr_server.errors import ServiceError
@@ -152,20 +154,29 @@ class LearnedItems:
     """What the model learned about single items.
 
     Attributes:
-        rows: item id → row of the arrays.
+        ids: The items; their rows are those of the arrays.
         counts_N: Interactions in training, int64.
         parts_NV: Added to the item tower's answer, float32; zeros where `has_part_N` is False.
         has_part_N: Whether the item has a learned part.
     """
 
-    rows: dict[str, int]
+    ids: pa.LargeStringArray
     counts_N: np.ndarray
     parts_NV: np.ndarray
     has_part_N: np.ndarray
 
-    def ids_with_part(self) -> list[str]:
+    def ids_with_part(self) -> pa.LargeStringArray:
         """The items that have a vector even when they have no source."""
-        return [item_id for item_id, row in self.rows.items() if self.has_part_N[row]]
+        return self.ids.filter(pa.array(self.has_part_N))
+
+    def parts_of(self, item_ids: Sequence[str]) -> np.ndarray:
+        """What was learned of these items, each once: float32 [B, V], zeros where nothing was."""
+        parts_BV = np.zeros((len(item_ids), self.parts_NV.shape[1]), np.float32)
+        # The short list is the one that is hashed.
+        places_N = pc.index_in(self.ids, value_set=pa.array(item_ids, pa.large_string()))
+        known = pc.indices_nonzero(pc.is_valid(places_N)).to_numpy()
+        parts_BV[places_N.take(pa.array(known)).to_numpy()] = self.parts_NV[known]
+        return parts_BV
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +288,7 @@ def _read_items(path: Path, vector_dim: int) -> LearnedItems:
 
 def _nothing_learned(vector_dim: int) -> LearnedItems:
     return LearnedItems(
-        rows={},
+        ids=pa.array([], pa.large_string()),
         counts_N=np.zeros(0, np.int64),
         parts_NV=np.zeros((0, vector_dim), np.float32),
         has_part_N=np.zeros(0, bool),
@@ -313,22 +324,23 @@ def _learned_items(table: pa.Table, vector_dim: int) -> LearnedItems:
     ids, counts, part = table.column("item_id"), table.column("count"), table.column("part")
     if ids.null_count or counts.null_count:
         raise invalid(f"{ITEMS}: item_id and count must not be null", file=ITEMS)
-    rows = {item_id: row for row, item_id in enumerate(ids.to_pylist())}
-    if len(rows) != table.num_rows:
-        raise invalid(f"{ITEMS}: {table.num_rows - len(rows)} item ids stand twice", file=ITEMS)
+    different = pc.count_distinct(ids).as_py()
+    if different != table.num_rows:
+        raise invalid(f"{ITEMS}: {table.num_rows - different} item ids stand twice", file=ITEMS)
     has_part_N = ~part.is_null().to_numpy() if table.num_rows else np.zeros(0, bool)
     parts_NV = np.zeros((table.num_rows, vector_dim), np.float32)
     if has_part_N.any():
         present = pa.concat_arrays(part.drop_null().chunks)
         parts_NV[has_part_N] = present.flatten().to_numpy(zero_copy_only=False).reshape(-1, vector_dim)
-    if not np.isfinite(parts_NV).all():
-        bad = next(item_id for item_id, row in rows.items() if not np.isfinite(parts_NV[row]).all())
+    finite_N = np.isfinite(parts_NV).all(axis=1)
+    if not finite_N.all():
+        bad = ids[int(finite_N.argmin())].as_py()
         raise invalid(f"{ITEMS}: the part of item {bad!r} holds NaN or infinity", file=ITEMS, item_id=bad)
     counts_N = cast(np.ndarray, counts.to_numpy())
     if (counts_N < 0).any():
         raise invalid(f"{ITEMS}: a count is negative", file=ITEMS)
     return LearnedItems(
-        rows=rows,
+        ids=ids.cast(pa.large_string()).combine_chunks(),
         counts_N=counts_N.astype(np.int64, copy=True),  # a copy: the file is unmapped when this returns
         parts_NV=parts_NV,
         has_part_N=np.array(has_part_N, bool),

@@ -66,26 +66,48 @@ class IndexFiles:
         snapshot = table.frozen()
         if not snapshot.rows:
             return indexed([], np.zeros((0, vector_dim), np.float32), np.zeros(0, np.int64)), snapshot.version
-        model = _short(f"{table.uri}\0{table.name}")
-        # Compaction makes a new version too; ids and hashes of what vectors were made from tell whether they are new.
-        content = table.fingerprint([VECTOR], snapshot.version)
-        place = self._folder / f"{model}.{_short(f'{content}{digest}{_BOOT}')}"
+        place = self._place(table, snapshot, digest)
         if held is not None and held.folder == place:
             return held, snapshot.version
-        index = _mapped(place)
-        if index is None:
-            try:
-                index = self._made(place, model, snapshot, artefact, vector_dim)
-            except OSError as error:
-                _LOG.warning(
-                    "the index of %s cannot be kept in %s (%s): it is held in memory", table.name, place, error.strerror
-                )
-                ids, counts_N = _items(snapshot, artefact, vector_dim)
-                vectors_NV = np.empty((len(ids), vector_dim), np.float32)
-                _fill(vectors_NV, ids, snapshot)
-                return indexed(ids, vectors_NV, counts_N).coded(), snapshot.version
+        try:
+            index = _mapped(place) or self._made(place, snapshot, artefact, vector_dim)
+        except OSError as error:
+            _LOG.warning(
+                "the index of %s cannot be kept in %s (%s): it is held in memory", table.name, place, error.strerror
+            )
+            ids, counts_N = _items(snapshot, artefact, vector_dim)
+            vectors_NV = np.empty((len(ids), vector_dim), np.float32)
+            _fill(vectors_NV, ids, snapshot)
+            return indexed(ids, vectors_NV, counts_N).coded(), snapshot.version
         self.keep(index)
         return index.coded(), snapshot.version  # each process its own, and not under the lock of the files
+
+    def prepare(self, *, table: AdaptedTable, artefact: Path, digest: str, vector_dim: int) -> None:
+        """Writes the index over the newest version where it is not there, so that :meth:`open` finds it.
+
+        Args:
+            table: The model's adapted vectors.
+            artefact: The folder of the model's files.
+            digest: The artefact's.
+            vector_dim: V.
+
+        Raises:
+            ServiceError: INVALID_ARTEFACT, or what a read of the table raises.
+        """
+        snapshot = table.frozen()
+        if not snapshot.rows:
+            return
+        place = self._place(table, snapshot, digest)
+        if place.exists():
+            return
+        with contextlib.suppress(OSError):  # whoever opens it is told why, and goes on without files
+            self._made(place, snapshot, artefact, vector_dim)
+
+    def _place(self, table: AdaptedTable, snapshot: AdaptedSnapshot, digest: str) -> Path:
+        # Compaction makes a new version too; ids and hashes of what vectors were made from tell whether they are new.
+        content = table.fingerprint([VECTOR], snapshot.version)
+        model = _short(f"{table.uri}\0{table.name}")
+        return self._folder / f"{model}.{_short(f'{content}{digest}{_BOOT}')}"
 
     def keep(self, index: ItemIndex) -> None:
         """Says that an index is still in use; otherwise :meth:`sweep` takes its files away in the end."""
@@ -106,7 +128,8 @@ class IndexFiles:
                 elif path.suffix == ".lock" and age > _OLD_LOCK_SECONDS:
                     path.unlink()
 
-    def _made(self, place: Path, model: str, snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> ItemIndex:
+    def _made(self, place: Path, snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> ItemIndex:
+        model, _ = place.name.split(".")
         self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / f"{model}.lock"):
             index = _mapped(place)

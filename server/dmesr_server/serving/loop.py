@@ -80,8 +80,9 @@ class ServingLoop:
         self._tell_others(VECTORS)
 
     def aliases_changed(self, *, catalog: str) -> None:
-        """Looks up a catalog's aliases anew, here and in the other workers."""
+        """Looks up a catalog's aliases anew, here and in the other workers, and loads what they name now."""
         self._live.forget_aliases(catalog=catalog)
+        self._told(ALIASES)
         self._tell_others(ALIASES)
 
     def told(self, what: str) -> None:

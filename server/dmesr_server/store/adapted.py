@@ -103,12 +103,11 @@ class AdaptedTable(VectorTable):
             snapshot=snapshot,
         )
 
-    def input_hashes(self) -> dict[str, str]:
-        """The input hash of every item."""
+    def input_hashes(self) -> pa.Table:
+        """`item_id` and `input_hash` of every item, in no particular order."""
         if not self.dim:
-            return {}
-        rows = self._table.select(["item_id", f"hash_{VECTOR}"])
-        return dict(zip(rows["item_id"].to_pylist(), rows[f"hash_{VECTOR}"].to_pylist(), strict=True))
+            return pa.table({"item_id": pa.array([], pa.string()), "input_hash": pa.array([], pa.string())})
+        return self._table.select(["item_id", f"hash_{VECTOR}"]).rename_columns(["item_id", "input_hash"])
 
     def read_all(self) -> tuple[list[str], np.ndarray]:
         """Ids in order, and their vectors [N, V] float32."""

@@ -135,6 +135,10 @@ class ItemTable:
         rows = self._table.select_in(_SCHEMA.names, column="item_id", values=list(dict.fromkeys(ids)))
         return {item.item_id: item for item in _items(rows)}
 
+    def ids(self) -> pa.Array:
+        """All items, in order of their ids (UTF-8 bytes)."""
+        return self._table.key_order(self._table.snapshot()).keys
+
     def existing(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there."""
         return set(self._table.keys_in(list(dict.fromkeys(ids))))

@@ -37,6 +37,7 @@ from .vector_columns import (
 _Result = TypeVar("_Result")
 
 KEPT_FINGERPRINTS = 64  # of a table
+HASH_ROWS = 32_768  # read at a time
 
 
 class VectorTable:
@@ -283,6 +284,23 @@ class VectorTable:
             item_id: {source: column[index] for source, column in zip(sources, values, strict=True)}
             for index, item_id in enumerate(rows["item_id"].to_pylist())
         }
+
+    def hash_batches(self, sources: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The stored hashes of all rows of the newest version, as they lie.
+
+        Args:
+            sources: The sources.
+
+        Yields:
+            Batches of item_id (utf8) and, by its name, each source's hash (utf8; null where there is no vector).
+        """
+        snapshot = self._table.snapshot()
+        declared = source_dims(snapshot.schema)
+        columns = {source: column_names(source)[1] for source in sources if source in declared}
+        for batch in snapshot.batches(["item_id", *columns.values()], rows=HASH_ROWS):
+            nothing = pa.nulls(batch.num_rows, pa.string())
+            hashes = [batch.column(columns[source]) if source in columns else nothing for source in sources]
+            yield pa.record_batch([batch.column("item_id"), *hashes], names=["item_id", *sources])
 
     def scan(
         self, sources: Sequence[str], version: int | None = None, batch_bytes: int = 1 << 20
