@@ -255,7 +255,7 @@ def test_a_writer_that_is_killed_leaves_whole_tables(tmp_path):
     catalog.optimise()
     assert [found.item_id for found in catalog.items.page(None, 1_000)] == ids
     assert [batch["item_id"].to_pylist() for batch in table.scan(["text"])] == [ids]
-    assert {hashes["text"] for hashes in table.hashes().values()} == {"new"}
+    assert {hashes["text"] for hashes in table.hashes(ids).values()} == {"new"}
 
 
 @contextlib.contextmanager

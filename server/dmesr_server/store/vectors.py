@@ -271,14 +271,11 @@ class VectorTable:
             return 0
         return self._table.count(where=f"{column_names(source)[1]} IS NOT NULL")
 
-    def hashes(self, item_ids: Sequence[str] | None = None) -> dict[str, dict[str, str | None]]:
-        """The stored hashes by item and source, for those of the items that have a row; for all rows when None."""
+    def hashes(self, item_ids: Sequence[str]) -> dict[str, dict[str, str | None]]:
+        """The stored hashes by item and source, for those of the items that have a row."""
         sources = list(self.sources())
         columns = ["item_id", *(column_names(source)[1] for source in sources)]
-        if item_ids is None:
-            rows = self._table.select(columns)
-        else:
-            rows = self._table.select_in(columns, column="item_id", values=list(dict.fromkeys(item_ids)))
+        rows = self._table.select_in(columns, column="item_id", values=list(dict.fromkeys(item_ids)))
         values = [rows[name].to_pylist() for name in columns[1:]]
         return {
             item_id: {source: column[index] for source, column in zip(sources, values, strict=True)}
@@ -295,8 +292,7 @@ class VectorTable:
             Batches of item_id (utf8) and, by its name, each source's hash (utf8; null where there is no vector).
         """
         snapshot = self._table.snapshot()
-        declared = source_dims(snapshot.schema)
-        columns = {source: column_names(source)[1] for source in sources if source in declared}
+        columns = {source: column_names(source)[1] for source in sources if source in source_dims(snapshot.schema)}
         for batch in snapshot.batches(["item_id", *columns.values()], rows=HASH_ROWS):
             nothing = pa.nulls(batch.num_rows, pa.string())
             hashes = [batch.column(columns[source]) if source in columns else nothing for source in sources]
