@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "products": lambda: products.measure(size),
         "evaluation": lambda: ranking.measure(size, data=given.data),
         "growth": lambda: growth.measure(size),
-        "best": lambda: best.measure(given.runs) if given.runs else [],
+        "best": lambda: best.measure(given.runs),
     }
     measured: list[Row] = []
     for part in dict.fromkeys(given.part or PARTS):
@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", action="append", choices=PARTS, help="only this one; may be repeated")
     parser.add_argument("--data", type=Path, help="a folder with ml-latest-small/; made-up histories of its size "
                         "without it")  # fmt: skip
-    parser.add_argument("--runs", type=Path, help="an experiment's folder (runs.parquet), for the part best")
+    parser.add_argument("--runs", type=Path, action="append", default=[],
+                        help="an experiment's folder (runs.parquet), for the part best; may be repeated")  # fmt: skip
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-bench" / "bin" / "python",
                         help="the Python that has RecBole (benchmarks/requirements.txt)")  # fmt: skip
     parser.add_argument("--repeats", type=int, help="turns of each measurement")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,24 +11,22 @@ import pyarrow.parquet as pq
 from benchmarks.rows import Row
 
 
-def measure(folder: Path) -> list[Row]:
+def measure(folders: Sequence[Path]) -> list[Row]:
     """Seconds and epochs to the best epoch, the mean over a method's runs.
 
     Args:
-        folder: Of an experiment, or one that holds several; each has a runs.parquet.
+        folders: Of experiments; each has a runs.parquet.
     """
-    files = sorted({*folder.glob("runs.parquet"), *folder.glob("*/runs.parquet")})
-    if not files:
-        raise SystemExit(f"error: there is no runs.parquet in {folder} or a folder in it; give an experiment's")
-    several = len(files) > 1
     rows = []
-    for file in files:
+    for folder in folders:
+        file = folder / "runs.parquet"
+        if not file.exists():
+            raise SystemExit(f"error: there is no runs.parquet in {folder}; give an experiment's folder")
         runs: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for run in pq.read_table(file).to_pylist():
             if run["best_epoch"]:  # what learns nothing by steps has none
                 runs[run["backbone"], run["method"]].append(run)
-        experiment = f"{file.parent.name}, " if several else ""
-        rows += [_row(f"{experiment}{method} on {backbone}", of) for (backbone, method), of in runs.items()]
+        rows += [_row(f"{folder.name}/{method} on {backbone}", of) for (backbone, method), of in runs.items()]
     return rows
 
 

@@ -103,8 +103,8 @@ def test_time_to_the_best_epoch_is_read_from_runs(measure: Callable[..., dict[st
     ]
     pq.write_table(pa.Table.from_pylist(lines), tmp_path / "runs.parquet")
     found = measure("--part", "best", "--runs", str(tmp_path))
-    assert set(found) == {"best/none on sasrec"}
-    assert found["best/none on sasrec"]["value"] == pytest.approx(25.0)
+    assert set(found) == {f"best/{tmp_path.name}/none on sasrec"}
+    assert found[f"best/{tmp_path.name}/none on sasrec"]["value"] == pytest.approx(25.0)
 
 
 def test_a_folder_without_runs_is_told(measure: Callable[..., dict[str, dict]], tmp_path: Path) -> None:
