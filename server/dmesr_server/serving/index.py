@@ -59,9 +59,14 @@ class ItemIndex:
         rows_K = self.ids.rows(wanted)
         return rows_K[rows_K >= 0]
 
-    def coded(self) -> ItemIndex:
-        """The same with codes where they pay: for an index that many questions will be asked of."""
-        return replace(self, codes=codes_of(self.vectors_NV))
+    def coded(self, vectors_NV: np.ndarray | None = None) -> ItemIndex:
+        """The same with codes where they pay: for an index that many questions will be asked of.
+
+        Args:
+            vectors_NV: The vectors once more, to make the codes from: what was read of a mapping stays in this process's
+                memory for as long as that is there, and later only the vectors of a few items are looked at.
+        """
+        return replace(self, codes=codes_of(self.vectors_NV if vectors_NV is None else vectors_NV))
 
     def without(self, item_ids: Collection[str]) -> ItemIndex:
         """The index with these items left out and without codes, which take long to make; itself if it holds none."""

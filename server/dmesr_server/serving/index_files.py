@@ -80,7 +80,8 @@ class IndexFiles:
             _fill(vectors_NV, ids, snapshot)
             return indexed(ids, vectors_NV, counts_N).coded(), snapshot.version
         self.keep(index)
-        return index.coded(), snapshot.version  # each process its own, and not under the lock of the files
+        # Each process makes its own codes, and not under the lock of the files.
+        return index.coded(_vectors(place)), snapshot.version
 
     def prepare(self, *, table: AdaptedTable, artefact: Path, digest: str, vector_dim: int) -> None:
         """Writes the index over the newest version where it is not there, so that :meth:`open` finds it.
@@ -197,11 +198,15 @@ def _mapped(place: Path) -> ItemIndex | None:
         with pa.memory_map(str(place / _ITEMS)) as file, pa.ipc.open_file(file) as reader:
             items = reader.get_batch(0)  # stays mapped for as long as its columns are held
             ids, counts_N = items.column(0), items.column(1).to_numpy()
-        # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
-        vectors_NV = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
+        return indexed(ids, _vectors(place), counts_N, folder=place)
     except FileNotFoundError:
         return None
-    return indexed(ids, vectors_NV, counts_N, folder=place)
+
+
+def _vectors(place: Path) -> np.ndarray:
+    """A mapping of the vectors, float32 [N, V]."""
+    # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
+    return np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
 
 
 def _short(text: str) -> str:
