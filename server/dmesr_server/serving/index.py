@@ -63,8 +63,8 @@ class ItemIndex:
         """The same with codes where they pay: for an index that many questions will be asked of.
 
         Args:
-            vectors_NV: The vectors once more, to make the codes from: what was read of a mapping stays in this process's
-                memory for as long as that is there, and later only the vectors of a few items are looked at.
+            vectors_NV: The vectors once more, to make the codes from: what was read of a mapping stays in this
+                process's memory for as long as that is there, and later only a few items are looked at.
         """
         return replace(self, codes=codes_of(self.vectors_NV if vectors_NV is None else vectors_NV))
 

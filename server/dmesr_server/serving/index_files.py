@@ -206,7 +206,8 @@ def _mapped(place: Path) -> ItemIndex | None:
 def _vectors(place: Path) -> np.ndarray:
     """A mapping of the vectors, float32 [N, V]."""
     # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
-    return np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
+    vectors_NV: np.ndarray = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
+    return vectors_NV
 
 
 def _short(text: str) -> str:
