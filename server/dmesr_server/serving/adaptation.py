@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ _TOWER_ITEMS = 4_096  # in one run of the tower
 _GROUP_BYTES = 96 << 20
 _LEASE_SECONDS = 10.0  # a model whose process died is taken up by another, or the next one, after this long
 _LONGEST_DELAY = 60.0  # seconds between attempts after faults
+#: Share of the time that following one model's changes may take: a look at a million items takes seconds of a core.
+_MOST_WORK = 0.5
 #: Faults that pass by themselves: the model is tried again and stays as it is.
 _PASSING = frozenset({"STORE_FULL", "STORE_UNAVAILABLE", "LEASE_LOST"})
 
@@ -52,13 +54,33 @@ class _Inputs:
 class _Fault:
     inputs: _Inputs | None  # None: not even these could be read
     attempts: int
-    retry_at: float  # seconds, monotonic
+    retry_at: float  # seconds of the clock
 
 
 class Adaptation:
     """Adapts models, one after the other. Belongs to one thread; all calls block."""
 
-    def __init__(self, *, store: Store, control: Control, config: ServingConfig, files: IndexFiles, owner: str):
+    def __init__(
+        self,
+        *,
+        store: Store,
+        control: Control,
+        config: ServingConfig,
+        files: IndexFiles,
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Makes it; :meth:`step` works.
+
+        Args:
+            store: Where the vectors are.
+            control: Which models there are.
+            config: The tower's threads, and how soon a fault is tried again.
+            files: The indexes that this machine's processes share.
+            owner: Who holds the leases.
+            clock: Seconds that only grow.
+        """
+        self._clock = clock
         self._store = store
         self._files = files
         self._control = control
@@ -66,6 +88,7 @@ class Adaptation:
         self._owner = owner
         self._adapted: dict[ModelKey, _Inputs] = {}
         self._faults: dict[ModelKey, _Fault] = {}
+        self._rests: dict[ModelKey, float] = {}  # seconds of the clock: when changes may be followed again
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -75,9 +98,9 @@ class Adaptation:
     def step(self) -> bool:
         """Brings every live model up to date; True when one of them changed."""
         rows = self._control.models.live()
-        for gone in {*self._adapted, *self._faults} - {ModelKey.of(row) for row in rows}:
-            self._adapted.pop(gone, None)
-            self._faults.pop(gone, None)
+        for gone in {*self._adapted, *self._faults, *self._rests} - {ModelKey.of(row) for row in rows}:
+            for kept in (self._adapted, self._faults, self._rests):
+                kept.pop(gone, None)
         # New models first: somebody waits for them.
         changed = [self._attempt(row) for row in sorted(rows, key=lambda row: row.state != "ADAPTING")]
         return any(changed)
@@ -113,14 +136,14 @@ class Adaptation:
     def _waits(self, key: ModelKey, inputs: _Inputs | None) -> bool:
         """True when the same was tried and failed not long ago."""
         fault = self._faults.get(key)
-        return fault is not None and fault.inputs == inputs and time.monotonic() < fault.retry_at
+        return fault is not None and fault.inputs == inputs and self._clock() < fault.retry_at
 
     def _failed(self, row: ModelRow, inputs: _Inputs | None, error: ServiceError) -> None:
         key = ModelKey.of(row)
         before = self._faults.get(key)
         attempts = before.attempts + 1 if before is not None and before.inputs == inputs else 1
         delay = min(_LONGEST_DELAY, self._config.poll_seconds * 2**attempts)
-        self._faults[key] = _Fault(inputs, attempts, time.monotonic() + delay)
+        self._faults[key] = _Fault(inputs, attempts, self._clock() + delay)
         _LOG.warning("model %s of catalog %s was not adapted: %s", key.ref, key.catalog, error.message)
         # A model that answers already keeps answering with what it has.
         if row.state == "ADAPTING" and error.reason not in _PASSING:
@@ -144,7 +167,8 @@ class Adaptation:
         """
         key = ModelKey.of(row)
         catalog = self._store.catalog(key.catalog)
-        if row.state == "READY" and self._adapted.get(key) == inputs:
+        began = self._clock()
+        if row.state == "READY" and (self._adapted.get(key) == inputs or began < self._rests.get(key, began)):
             return False
         lease = self._control.leases.acquire(key.lease, self._owner, _LEASE_SECONDS)
         if lease is None:
@@ -166,6 +190,8 @@ class Adaptation:
         finally:
             self._control.leases.release(lease)
         self._adapted[key] = inputs
+        now = self._clock()
+        self._rests[key] = now + (now - began) * (1 / _MOST_WORK - 1)
         if written or deleted or row.state == "ADAPTING":
             _LOG.info("model %s of %s: %d items adapted, %d removed", key.ref, key.catalog, written, deleted)
         return bool(written or deleted or row.state == "ADAPTING")
