@@ -126,24 +126,49 @@ def guarded(handler: Handler, check: Callable[[Any], None]) -> Handler:
 
 
 @dataclass(frozen=True)
-class _Unreadable:
-    """Bytes that are no message of the method's."""
+class _Refused:
+    """Bytes that no method gets to see, and why."""
 
-    problem: str
+    error: ServiceError
 
 
-def _parsing(handler: Handler) -> Callable[[bytes], Any]:
-    """Reads messages; what raises here would reach the caller as gRPC's own UNKNOWN, without a reason."""
+def _parsing(handler: Handler, *, max_bytes: int) -> Callable[[bytes], Any]:
+    """Reads messages; what raises here would reach the caller as gRPC's own UNKNOWN, without a reason.
+
+    Their size is looked at here, where the bytes are: to tell it of a message, protobuf writes all of it out again.
+    """
     parse = handler.request_deserializer
     assert parse is not None
 
     def read(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return _Refused(
+                ServiceError(
+                    "REQUEST_TOO_LARGE",
+                    f"the message has {len(data)} bytes, at most {max_bytes} (max_message_bytes) are allowed; "
+                    "send less in one message",
+                    limit="max_message_bytes",
+                    expected=max_bytes,
+                    actual=len(data),
+                )
+            )
         try:
             return parse(data)
         except DecodeError as error:
-            return _Unreadable(str(error))
+            return _Refused(
+                ServiceError(
+                    "INVALID_FIELD",
+                    f"the bytes sent are no message of this method: {error}; use this version's .proto files",
+                )
+            )
 
     return read
+
+
+def _accepted(request: Message | _Refused) -> Message:
+    if isinstance(request, _Refused):
+        raise request.error
+    return request
 
 
 @dataclass(frozen=True)
@@ -187,7 +212,7 @@ class CallLayer:
         if method.startswith(OPEN):
             return handler
         serve = behaviour(handler)
-        checked = self._checked if handler.request_streaming else self._check_request
+        checked = self._checked if handler.request_streaming else _accepted
 
         async def answered(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if not handler.request_streaming:
@@ -238,32 +263,14 @@ class CallLayer:
             await _abort(context, error)
             return None
 
-        return like(handler, call, _parsing(handler))
+        return like(handler, call, _parsing(handler, max_bytes=self._max_message_bytes))
 
-    def _check_request(self, request: Message | _Unreadable) -> Message:
-        if isinstance(request, _Unreadable):
-            raise ServiceError(
-                "INVALID_FIELD",
-                f"the bytes sent are no message of this method: {request.problem}; use this version's .proto files",
-            )
-        size = request.ByteSize()
-        if size > self._max_message_bytes:
-            raise ServiceError(
-                "REQUEST_TOO_LARGE",
-                f"the message has {size} bytes, at most {self._max_message_bytes} (max_message_bytes) are allowed; "
-                "send less in one message",
-                limit="max_message_bytes",
-                expected=self._max_message_bytes,
-                actual=size,
-            )
-        return request
-
-    async def _checked(self, requests: AsyncIterator[Message | _Unreadable]) -> AsyncIterator[Message]:
+    async def _checked(self, requests: AsyncIterator[Message | _Refused]) -> AsyncIterator[Message]:
         watch = WATCH.get()
         async for request in requests:
             if watch is not None:
                 watch.moved()
-            yield self._check_request(request)
+            yield _accepted(request)
 
     def _check_answer(self, answer: Message) -> None:
         # A client with the usual cap would fail with a bare RESOURCE_EXHAUSTED that tells it nothing.

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import grpc
@@ -123,10 +124,10 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
     ) -> AsyncIterator[pb.WriteEmbeddingsResponse]:
         """Takes vectors of the caller's own; a batch is answered when it is durable."""
         requests = grouped(
-            request_iterator,
+            vector_intake.incoming(request_iterator),
             room=self._parts.upload_room,
             max_bytes=_GROUP_BYTES,
-            size=pb.WriteEmbeddingsRequest.ByteSize,
+            size=attrgetter("size"),
         )
         # The next group is judged while this one is committed: the store waits for its disk, this for a core.
         judged = one_ahead(requests, partial(vector_intake.judge, self._parts))

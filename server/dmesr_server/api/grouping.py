@@ -118,24 +118,30 @@ async def grouped(
 async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGenerator[R, None]:
     """Does work that blocks on each element, and on the next one while the last result is dealt with.
 
+    No element is taken before: what comes in meanwhile can still join the group that it is.
+
     Args:
         source: The elements.
         work: Done in a thread, on one element at a time.
     """
-    done: asyncio.Queue[R | _End] = asyncio.Queue(maxsize=1)
+    done: asyncio.Queue[R | _End] = asyncio.Queue()
+    wanted = asyncio.Semaphore(1)
 
     async def run() -> None:
         end = _End(None)
         try:
+            await wanted.acquire()
             async for element in source:
-                await done.put(await in_thread(work, element))
+                done.put_nowait(await in_thread(work, element))
+                await wanted.acquire()
         except Exception as error:
             end = _End(error)
-        await done.put(end)
+        done.put_nowait(end)
 
     running = asyncio.create_task(run())
     try:
         while not isinstance(result := await done.get(), _End):
+            wanted.release()
             yield result
         if result.error is not None:
             raise result.error

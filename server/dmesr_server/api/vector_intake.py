@@ -5,7 +5,7 @@ Shapes: N rows, D width of a source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,30 @@ from dmesr_server.api.written_vectors import WrittenVectors
 from dmesr_server.control import CatalogRow, RecipeRow
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import CatalogStore, EmbeddingTable, RowOutcome, vector_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """A batch as it came in.
+
+    Attributes:
+        request: The message.
+        data: Its field of that name: protobuf copies it each time that it is asked for.
+    """
+
+    request: pb.WriteEmbeddingsRequest
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.data)
+
+
+async def incoming(requests: AsyncIterator[pb.WriteEmbeddingsRequest]) -> AsyncIterator[Incoming]:
+    """Batches as they come in."""
+    async for request in requests:
+        yield Incoming(request, request.data)
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ class Judged:
     error: ServiceError | None
 
 
-def judge(parts: Parts, requests: Sequence[pb.WriteEmbeddingsRequest]) -> Judged:
+def judge(parts: Parts, batches: Sequence[Incoming]) -> Judged:
     """Looks at some batches, and makes room for their sources.
 
     A batch can be refused as a whole with CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD,
@@ -86,8 +110,8 @@ def judge(parts: Parts, requests: Sequence[pb.WriteEmbeddingsRequest]) -> Judged
     parsed: list[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]] = []
     error: ServiceError | None = None
     try:
-        for request in requests:
-            parsed.append((request, written_vectors.parse(request.data, source=request.source)))
+        for one in batches:
+            parsed.append((one.request, written_vectors.parse(one.data, source=one.request.source)))
     except ServiceError as refused:
         error = refused  # those before it are sound
     try:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dmesr_server.api import validation
+from dmesr_server.chunks import one_array
 from dmesr_server.errors import ServiceError, invalid_field
 
 _ALONE = "vector"  # the column of a message that names its one source
@@ -79,7 +80,7 @@ def parse(data: bytes, *, source: str) -> WrittenVectors:
         raise invalid_field("source", "is empty: name the source that the column vector holds")
     else:
         named = {name: validation.source_name(name) for name in names}
-    ids = table.column("item_id").combine_chunks()
+    ids = one_array(table.column("item_id"))
     if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
         raise ServiceError(
             "MALFORMED_ARROW", f"item_id must be utf8, got {ids.type}", column="item_id", actual=str(ids.type)
@@ -103,7 +104,7 @@ def _table(data: bytes) -> pa.Table:
 
 
 def _column(table: pa.Table, name: str) -> pa.FixedSizeListArray:
-    column = table.column(name).combine_chunks()  # copies only where a message holds several batches
+    column = one_array(table.column(name))  # copies only where a message holds several batches
     kind = column.type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float16()):
         raise ServiceError(

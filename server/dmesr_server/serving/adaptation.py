@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dmesr_server.chunks import one_array
 from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control, Lease, ModelRow
 from dmesr_server.errors import ServiceError
@@ -293,7 +294,7 @@ class _Run:
 
 def dense(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """A nullable column of vectors as a matrix float32 [N, D], zeros where null, and its mask bool [N]."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_array(column) if isinstance(column, pa.ChunkedArray) else column
     present_N = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), bool)
     matrix_ND = np.zeros((len(array), dim), np.float32)
     if present_N.any():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dmesr_server.chunks import one_array
 from dmesr_server.serving.artefact import Artefact
 from dmesr_server.store import AdaptedTable, CatalogStore
 
@@ -45,9 +46,9 @@ def changes(artefact: Artefact, catalog: CatalogStore, vectors: AdaptedTable) ->
         vectors: Its adapted vectors.
     """
     wanted, have = _wanted(artefact, catalog), vectors.input_hashes().cast(_SCHEMA).combine_chunks()
-    wanted_ids, have_ids = _column(wanted, "item_id"), _column(have, "item_id")
-    before = _column(have, "input_hash").take(pc.index_in(wanted_ids, value_set=have_ids))
-    same = pc.fill_null(pc.equal(_column(wanted, "input_hash"), before), False)
+    wanted_ids, have_ids = one_array(wanted["item_id"]), one_array(have["item_id"])
+    before = one_array(have["input_hash"]).take(pc.index_in(wanted_ids, value_set=have_ids))
+    same = pc.fill_null(pc.equal(one_array(wanted["input_hash"]), before), False)
     return Changes(
         due=wanted.filter(pc.invert(same)),
         gone=have_ids.filter(pc.invert(pc.is_in(have_ids, value_set=wanted_ids))),
@@ -93,7 +94,7 @@ def _wanted(artefact: Artefact, catalog: CatalogStore) -> pa.Table:
             parts.append(_rows(batch.column("item_id").filter(some), artefact, [one.filter(some) for one in own]))
     described = pa.concat_tables(parts).combine_chunks()
     learned = artefact.learned.ids_with_part()
-    alone = learned.filter(pc.invert(pc.is_in(learned, value_set=_column(described, "item_id"))))
+    alone = learned.filter(pc.invert(pc.is_in(learned, value_set=one_array(described["item_id"]))))
     nothing = [pa.nulls(len(alone), pa.string()) for _ in sources]
     wanted = pa.concat_tables([described, _rows(alone, artefact, nothing)])
     # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
@@ -111,9 +112,3 @@ def _any_valid(columns: Sequence[pa.Array]) -> pa.Array:
 def _rows(item_ids: pa.Array, artefact: Artefact, hashes: Sequence[pa.Array]) -> pa.Table:
     digests = input_hashes(artefact.digest, hashes, rows=len(item_ids))
     return pa.table([item_ids.cast(pa.large_string()), pa.array(digests, pa.large_string())], schema=_SCHEMA)
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    """A column of a table without chunks, as one array."""
-    column = table[name]
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..chunks import one_array
+
 _PINNING = 0.5  # share of a batch from which rows that wait may keep all of it in memory; fewer are copied
 
 
@@ -120,7 +122,7 @@ def ordered(rows: pa.Table, *, by: str, gather: bool = True) -> pa.Table:
         by: The column.
         gather: Without chunks. False leaves the chunks of rows that are in order already.
     """
-    keys = rows[by].combine_chunks()
+    keys = one_array(rows[by])
     if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
         return rows.combine_chunks() if gather else rows
     order_N = pc.sort_indices(keys)
@@ -131,7 +133,7 @@ def _in_order(column: pa.ChunkedArray, order_N: pa.UInt64Array) -> pa.Array:
     """The values of a column at these places."""
     kind = column.type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or column.null_count:
-        return column.combine_chunks().take(order_N)
+        return one_array(column).take(order_N)
     # Row by row from where the chunks lie, so that they need not be put together first: that would be another copy.
     place_N = np.empty(len(order_N), np.int64)
     place_N[order_N.to_numpy()] = np.arange(len(order_N))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lancedb.index import BTree
 
+from ..chunks import one_array
 from ..errors import ServiceError
 from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, span, translated
@@ -242,7 +243,7 @@ class Table:
         which = incarnation(snapshot.schema)
         if kept is not None and (kept.incarnation, kept.version) == (which, snapshot.version):
             return kept
-        keys = snapshot.select([self.key])[self.key].combine_chunks()
+        keys = one_array(snapshot.select([self.key])[self.key])
         order = key_order(keys, incarnation=which, version=snapshot.version)
         if kept is None or kept.incarnation != which or kept.version < snapshot.version:
             self._key_order = order

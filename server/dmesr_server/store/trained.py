@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..chunks import one_array
 from .database import Database, encoded
 from .snapshots import Snapshot
 from .tables import Table, key_field
@@ -65,9 +66,9 @@ class TrainedTable:
     def drift(self, rows: pa.Table) -> ItemDrift:
         """Compares what was kept with the items of now, as :func:`short_hashes` tells them."""
         then = self._table.select(["item_id", "hashes"])
-        place = pc.index_in(rows["item_id"].combine_chunks(), then["item_id"].combine_chunks())
-        before = then["hashes"].combine_chunks().take(place)
-        changed = pc.sum(pc.not_equal(before, rows["hashes"].combine_chunks())).as_py() or 0
+        place = pc.index_in(one_array(rows["item_id"]), one_array(then["item_id"]))
+        before = one_array(then["hashes"]).take(place)
+        changed = pc.sum(pc.not_equal(before, one_array(rows["hashes"]))).as_py() or 0
         return ItemDrift(
             then=then.num_rows,
             now=rows.num_rows,

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..chunks import one_array
 from ..errors import ServiceError
 from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
@@ -174,15 +175,14 @@ class VectorTable:
     def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome], allowed: Callable[[], None]) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
         given = [name for name in rows.column_names if name.startswith(HASH)]
-        ids = rows["item_id"].combine_chunks()
-        dims = self.sources()
+        ids = one_array(rows["item_id"])
         stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
-        position = pc.index_in(ids, stored["item_id"].combine_chunks())
+        position = pc.index_in(ids, one_array(stored["item_id"]))
         same = pa.array(np.ones(len(ids), bool))
         fresh = pa.array(np.ones(len(ids), bool))
         for name in given:
-            before = stored[name].combine_chunks().take(position)
-            after = rows[name].combine_chunks()
+            before = one_array(stored[name]).take(position)
+            after = one_array(rows[name])
             equal = pc.or_(pc.fill_null(pc.equal(before, after), False), pc.and_(pc.is_null(before), pc.is_null(after)))
             same = pc.and_(same, equal)
             fresh = pc.and_(fresh, pc.is_null(before))
@@ -195,7 +195,8 @@ class VectorTable:
             position = position.filter(changed)
         if not rows.num_rows:
             return rows
-        if not self._others(rows, dims) and self.sources() == dims:
+        # Asked for after the read: a source that another writer declared in between is among them.
+        if not self._others(rows, self.sources()):
             allowed()  # the stamps were read before: what others write from now on makes the merge pass the row over
             return self._merge(rows, stored=stored, position=position, others=[])
         return self._merge_with_others(rows, allowed=allowed)
@@ -215,7 +216,7 @@ class VectorTable:
             if self.sources() == dims:
                 break
         allowed()
-        position = pc.index_in(rows["item_id"].combine_chunks(), stored["item_id"].combine_chunks())
+        position = pc.index_in(one_array(rows["item_id"]), one_array(stored["item_id"]))
         return self._merge(rows, stored=stored, position=position, others=others)
 
     def _merge(self, rows: pa.Table, *, stored: pa.Table, position: pa.Array, others: Sequence[str]) -> pa.Table:
@@ -231,8 +232,8 @@ class VectorTable:
         whole = rows
         for name in others:
             # Other writers may have filled these columns; what they hold is written again.
-            whole = whole.append_column(name, stored[name].combine_chunks().take(position))
-        expected = stored[STAMP].combine_chunks().take(position).fill_null(0)
+            whole = whole.append_column(name, one_array(stored[name]).take(position))
+        expected = one_array(stored[STAMP]).take(position).fill_null(0)
         stamp = random.getrandbits(62) + 1
         whole = whole.append_column(STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
         whole = whole.append_column(EXPECTED, expected)
@@ -285,13 +286,10 @@ class VectorTable:
     def hash_batches(self, sources: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The stored hashes of all rows of the newest version, as they lie.
 
-        Args:
-            sources: The sources.
-
         Yields:
             Batches of item_id (utf8) and, by its name, each source's hash (utf8; null where there is no vector).
         """
-        snapshot = self._table.snapshot()
+        snapshot = self.snapshot()
         columns = {source: column_names(source)[1] for source in sources if source in source_dims(snapshot.schema)}
         for batch in snapshot.batches(["item_id", *columns.values()], rows=HASH_ROWS):
             nothing = pa.nulls(batch.num_rows, pa.string())
@@ -415,6 +413,6 @@ def _always() -> None:
 
 def _aligned(wanted: pa.StringArray, rows: pa.Table, sources: Sequence[str], names: Sequence[str]) -> pa.Table:
     """The rows in the order of the ids that were asked for. Copies each vector once: the store has another order."""
-    position = pc.index_in(wanted, rows["item_id"].combine_chunks())
-    columns = {source: rows[name].combine_chunks().take(position) for source, name in zip(sources, names, strict=True)}
+    position = pc.index_in(wanted, one_array(rows["item_id"]))
+    columns = {source: one_array(rows[name]).take(position) for source, name in zip(sources, names, strict=True)}
     return pa.table({"item_id": wanted, "found": pc.is_valid(position), **columns})
