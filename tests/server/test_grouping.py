@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from dmesr_server.api.grouping import Room, grouped
+from dmesr_server.api.grouping import Room, grouped, one_ahead
 
 
 class Source:
@@ -59,3 +60,31 @@ async def test_a_group_never_passes_its_own_bound():
         assert len(await anext(stream)) <= 5
         await settled()
         assert len(await anext(stream)) == 5
+
+
+async def test_one_element_is_worked_on_ahead_and_none_is_taken_before():
+    source, second = Source(5), threading.Event()
+
+    def work(request: bytes) -> int:
+        if int(request) == 1:
+            second.set()
+        return int(request)
+
+    async with contextlib.aclosing(one_ahead(source.requests(), work)) as results:
+        assert await anext(results) == 0
+        assert await asyncio.to_thread(second.wait, 20)
+        await settled()
+        assert source.taken == 2, "what comes in while the second one waits belongs to the third's group"
+        assert [result async for result in results] == [1, 2, 3, 4]
+
+
+async def test_what_the_work_raises_comes_after_the_results_before_it():
+    def work(request: bytes) -> int:
+        if int(request) == 2:
+            raise ValueError("the third one")
+        return int(request)
+
+    async with contextlib.aclosing(one_ahead(Source(5).requests(), work)) as results:
+        assert [await anext(results), await anext(results)] == [0, 1]
+        with pytest.raises(ValueError, match="the third one"):
+            await anext(results)
