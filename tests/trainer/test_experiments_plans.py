@@ -103,6 +103,8 @@ def test_the_steps_lead_from_the_papers_recipe_to_ours(setup: Setup):
     for group in {arm.group for arm in found}:
         configs = [arm.config for arm in found if arm.group == group]
         assert all(one not in configs[:place] for place, one in enumerate(configs))  # every row is another model
+    (_, leaky) = ablation.arms(setup, backbones=["sasrec"], groups=["leak"])
+    assert (leaky.method, leaky.config) == (ablation.LEAKY, whole.changed(fusion__leaky=True))
     with pytest.raises(ValueError, match="unknown group of rows 'all'"):
         ablation.arms(setup, backbones=["sasrec"], groups=["all"])
 

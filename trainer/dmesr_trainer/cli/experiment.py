@@ -179,7 +179,7 @@ def ablation(
         str,
         typer.Option(
             help="parts: the paper's four; additions: each of ours taken back; steps: from the paper's recipe to ours; "
-            "forms: other forms of the cross-attention.",
+            "forms: other forms of the cross-attention; leak: without its causal mask, to show what that does.",
             metavar="NAMES",
         ),
     ] = "parts,additions,steps",

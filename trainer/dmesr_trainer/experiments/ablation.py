@@ -17,13 +17,16 @@ from dmesr_trainer.experiments.pool import Pool
 from dmesr_trainer.experiments.report import Report, write
 from dmesr_trainer.experiments.table2 import PRINTED, sampled
 
-GROUPS = ("parts", "additions", "steps", "forms")
+GROUPS = ("parts", "additions", "steps", "forms", "leak")
 # Other forms of the cross-attention, off in every preset.
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "gated cross-attention": {"fusion__gate": True},
     "cross-attention by distance": {"fusion__by_distance": True},
     "cross-attention, gated and by distance": {"fusion__gate": True, "fusion__by_distance": True},
 }
+
+
+LEAKY = "leaky: cross-attention sees later items"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def arms(setup: Setup, *, backbones: Sequence[str], groups: Sequence[str] = GROU
         backbones: f_θ.
         groups: "parts" (the paper's four ablations), "additions" (`dmesr` with one addition taken back to the paper's
             recipe), "steps" (the paper's recipe with the additions put in one after the other), "forms" (other forms
-            of the cross-attention).
+            of the cross-attention), "leak" (no causal mask in the cross-attention, to show what that does).
 
     Raises:
         ValueError: A name is unknown.
@@ -168,6 +171,9 @@ def _variants(
         for label, fields in FORMS.items():
             config, group = whole.changed(**fields), "another form of the cross-attention"
             found.append(setup.arm(WHOLE, backbone, called=label, config=config, role="variant", group=group))
+    if "leak" in groups:
+        config, group = whole.changed(fusion__leaky=True), "what a leak in training does"
+        found.append(setup.arm(WHOLE, backbone, called=LEAKY, config=config, role="variant", group=group))
     if "additions" in groups:
         for addition in ours:
             config = whole.changed(**{name: before[name] for name in addition.fields})
@@ -209,6 +215,11 @@ def _variant(setup: Setup, arm: Arm) -> dict[str, Any]:
 
 def _notes(chosen: Sequence[Arm]) -> list[str]:
     notes = ["Every row is compared with the whole method on its backbone; below 0 it is worse than the whole method."]
+    if any(arm.method == LEAKY for arm in chosen):
+        notes.append(
+            "The leaky row is no method: in training each position sees the item that it has to name, which it cannot "
+            "at the test."
+        )
     if any(arm.method.startswith("step") for arm in chosen):
         notes.append(
             f"The steps begin at `{AS_PRINTED}` and put in one addition after the other; after the last one it is "
