@@ -133,6 +133,27 @@ def test_one_automatic_job_waits_whoever_asks(world: World):
     assert second.spec["auto"] is True
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_an_automatic_job_that_another_process_makes_at_the_same_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch, taken: bool
+):
+    look, made = world.control.jobs.active, []
+
+    def look_and_be_late(catalog: str) -> list[JobRow]:
+        found = look(catalog)
+        monkeypatch.setattr(world.control.jobs, "active", look)
+        made.append(ensure_auto(world))
+        if taken:
+            assert world.control.jobs.claim("x", 30) is not None
+        return found
+
+    monkeypatch.setattr(world.control.jobs, "active", look_and_be_late)
+    job = ensure_auto(world)
+    # The one that runs already may have passed the change.
+    assert (job.job_id == made[0].job_id) is not taken
+    assert job.state is JobState.QUEUED
+
+
 async def test_imported_descriptions_are_encoded_by_a_job(world: World):
     world.put("1", data=picture((200, 30, 30)), title="Heat")
     world.put("2", title="Ronin")

@@ -210,13 +210,13 @@ def test_one_matrix_is_in_memory_however_many_workers_serve_it(
         assert one.pss <= 0.6 * one.rss
         assert (one.private_clean, one.private_dirty, one.anonymous) == (0, 0, 0)
     # One file for the version that is served, none for those before it.
-    write_source(workers[1], catalog, "text", {ids[0]: [1, 2, 3]})
     folder = served.store / "run" / "indexes"
 
     def files() -> list[Path]:
         return [path for path in folder.glob("[!.]*/vectors.npy") if _size(path) > matrix]
 
     before = files()
+    write_source(workers[1], catalog, "text", {ids[0]: [1, 2, 3]})
     soon(lambda: files() != before and len(files()) == 1)
 
 

@@ -94,20 +94,21 @@ def ensure_auto_job(*, control: Control, store: Store, config: Config, catalog: 
     Raises:
         ServiceError: What :func:`start_job` raises.
     """
-    waiting = [
-        job
-        for job in control.jobs.active(catalog)
-        if job.state is JobState.QUEUED and not job.cancel_requested and job.spec.get("auto")
-    ]
-    if waiting:
-        return waiting[0]
-    # Two processes that find none at the same time see the same newest job, so they make the same request.
-    newest = control.jobs.list(catalog, page_size=1)
-    request_id = uuid.uuid5(_AUTO, f"{catalog}/{newest[0].job_id if newest else ''}")
-    spec = JobSpec(auto=True, describer=_auto_describer(control, config, catalog))
-    return start_job(
-        control=control, store=store, config=config, catalog=catalog, spec=spec, request_id=str(request_id)
-    )
+    while True:
+        # In this order: a job that another process makes after this look is either found waiting, or asked for by the
+        # same request.
+        newest = control.jobs.list(catalog, page_size=1)
+        for job in control.jobs.active(catalog):
+            if job.state is JobState.QUEUED and not job.cancel_requested and job.spec.get("auto"):
+                return job
+        request_id = uuid.uuid5(_AUTO, f"{catalog}/{newest[0].job_id if newest else ''}")
+        spec = JobSpec(auto=True, describer=_auto_describer(control, config, catalog))
+        job = start_job(
+            control=control, store=store, config=config, catalog=catalog, spec=spec, request_id=str(request_id)
+        )
+        if job.state is JobState.QUEUED:
+            return job
+        # Another process made it just now, and it runs already: it may have passed what was changed.
 
 
 def _auto_describer(control: Control, config: Config, catalog: str) -> str:

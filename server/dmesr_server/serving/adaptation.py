@@ -37,8 +37,8 @@ _TOWER_ITEMS = 4_096  # in one run of the tower
 _GROUP_BYTES = 96 << 20
 _LEASE_SECONDS = 10.0  # a model whose process died is taken up by another, or the next one, after this long
 _LONGEST_DELAY = 60.0  # seconds between attempts after faults
-#: Share of the time that following one model's changes may take: a look at a million items takes seconds of a core.
-_MOST_WORK = 0.5
+#: Share of the time that looking for one model's changes may take: a look at a million items takes seconds of a core.
+_MOST_LOOKING = 0.5
 #: Faults that pass by themselves: the model is tried again and stays as it is.
 _PASSING = frozenset({"STORE_FULL", "STORE_UNAVAILABLE", "LEASE_LOST"})
 
@@ -168,15 +168,15 @@ class Adaptation:
         """
         key = ModelKey.of(row)
         catalog = self._store.catalog(key.catalog)
-        began = self._clock()
-        if row.state == "READY" and (self._adapted.get(key) == inputs or began < self._rests.get(key, began)):
+        now = self._clock()
+        if row.state == "READY" and (self._adapted.get(key) == inputs or now < self._rests.get(key, now)):
             return False
         lease = self._control.leases.acquire(key.lease, self._owner, _LEASE_SECONDS)
         if lease is None:
             return False  # another process is at it
         try:
             artefact = load(Path(row.artefact_path), verify_checksums=False)
-            run = _Run(self._control, catalog, key, artefact, lease, self._stopping)
+            run = _Run(self._control, catalog, key, artefact, lease, self._stopping, self._clock)
             # Who publishes is told of an item that the tower cannot handle; later, one odd item must not stop the rest.
             written, deleted = run.execute(threads=self._config.tower_threads, strict=row.state == "ADAPTING")
             if row.state == "ADAPTING":
@@ -191,8 +191,7 @@ class Adaptation:
         finally:
             self._control.leases.release(lease)
         self._adapted[key] = inputs
-        now = self._clock()
-        self._rests[key] = now + (now - began) * (1 / _MOST_WORK - 1)
+        self._rests[key] = self._clock() + run.look_seconds * (1 / _MOST_LOOKING - 1)
         if written or deleted or row.state == "ADAPTING":
             _LOG.info("model %s of %s: %d items adapted, %d removed", key.ref, key.catalog, written, deleted)
         return bool(written or deleted or row.state == "ADAPTING")
@@ -213,7 +212,10 @@ class _Run:
         artefact: Artefact,
         lease: Lease,
         stopping: threading.Event,
+        clock: Callable[[], float],
     ):
+        self.look_seconds = 0.0  # how long it took to find out what has changed
+        self._clock = clock
         self._stopping = stopping
         self._control = control
         self._catalog = catalog
@@ -229,7 +231,9 @@ class _Run:
             threads: Threads of one run of the tower.
             strict: Fail on an item whose vector is not finite; otherwise it is left as it was and logged.
         """
+        began = self._clock()
         found = changes(self._artefact, self._catalog, self._table)
+        self.look_seconds = self._clock() - began
         if len(found.gone):
             self._renew()
             self._table.delete(found.gone.to_pylist())
