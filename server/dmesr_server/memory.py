@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 
 import pyarrow as pa
 
+from dmesr_server.cores import usable_cores
+
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's mallopt
+_FEWEST_HEAPS = 2
 
 
 def bound_heaps() -> None:
@@ -26,7 +28,7 @@ def bound_heaps() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(_M_ARENA_MAX, 2)
+        library.mallopt(_M_ARENA_MAX, _FEWEST_HEAPS)
         library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
         pa.set_memory_pool(pa.system_memory_pool())
 
@@ -39,7 +41,7 @@ def few_heaps() -> None:
     published a server held 900 MB, with two heaps 650, with jemalloc for Arrow 490.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(2, os.cpu_count() or 1))
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(_FEWEST_HEAPS, usable_cores()))
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 

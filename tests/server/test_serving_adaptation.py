@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.artefact import load
+from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.store import CatalogStore, ItemWrite, SourceColumn, Store
 
@@ -89,6 +91,28 @@ def test_a_model_is_ready_once_its_index_is_written(world: World):
     assert (world.state, world.vectors()) == ("READY", expected(TEXTS))
     assert len(list((world.folder / "indexes").glob("*/vectors.npy"))) == 1
     assert not world.adaptation.step(), "nothing has changed"
+
+
+class TakenAway(IndexFiles):
+    """Whose files a newer index takes away once they are mapped."""
+
+    def keep(self, index: ItemIndex) -> None:
+        super().keep(index)
+        assert index.folder is not None
+        shutil.rmtree(index.folder)
+
+
+def test_an_index_that_is_taken_away_once_it_is_mapped_serves_on(world: World):
+    world.adaptation.step()
+    row = world.control.models.resolve(CATALOG, f"{MODEL}:1")
+    index, _ = TakenAway(world.folder / "indexes").open(
+        table=world.catalog.adapted(f"{MODEL}:1", tiny_artefact.V),
+        artefact=Path(row.artefact_path),
+        digest=row.digest,
+        vector_dim=tiny_artefact.V,
+    )
+    assert not list((world.folder / "indexes").glob("*/vectors.npy"))
+    assert dict(zip(index.ids, index.vectors_NV.tolist(), strict=True)) == expected(TEXTS)
 
 
 def test_changes_are_followed(world: World):

@@ -118,7 +118,7 @@ async def grouped(
 async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGenerator[R, None]:
     """Does work that blocks on each element, and on the next one while the last result is dealt with.
 
-    No element is taken before: what comes in meanwhile can still join the group that it is.
+    The next element is taken only then, so that a group goes on growing for as long as nobody works on it.
 
     Args:
         source: The elements.

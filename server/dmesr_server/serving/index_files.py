@@ -70,7 +70,12 @@ class IndexFiles:
         if held is not None and held.folder == place:
             return held, snapshot.version
         try:
-            index = _mapped(place) or self._made(place, snapshot, artefact, vector_dim)
+            index = _mapped(place)
+            if index is None:
+                with self._written(place, snapshot, artefact, vector_dim):
+                    index = _mapped(place)
+            if index is None:
+                raise OSError(0, "it was taken away at once", str(place))
         except OSError as error:
             _LOG.warning(
                 "the index of %s cannot be kept in %s (%s): it is held in memory", table.name, place, error.strerror
@@ -81,7 +86,7 @@ class IndexFiles:
             return indexed(ids, vectors_NV, counts_N).coded(), snapshot.version
         self.keep(index)
         # Each process makes its own codes, and not under the lock of the files.
-        return index.coded(_vectors(place)), snapshot.version
+        return index.coded(_vectors_apart(place)), snapshot.version
 
     def prepare(self, *, table: AdaptedTable, artefact: Path, digest: str, vector_dim: int) -> None:
         """Writes the index over the newest version where it is not there, so that :meth:`open` finds it.
@@ -98,11 +103,12 @@ class IndexFiles:
         snapshot = table.frozen()
         if not snapshot.rows:
             return
-        place = self._place(table, snapshot, digest)
-        if place.exists():
-            return
-        with contextlib.suppress(OSError):  # whoever opens it is told why, and goes on without files
-            self._made(place, snapshot, artefact, vector_dim)
+        # Whoever opens it is told why it is not there, and goes on without files.
+        with (
+            contextlib.suppress(OSError),
+            self._written(self._place(table, snapshot, digest), snapshot, artefact, vector_dim),
+        ):
+            pass
 
     def _place(self, table: AdaptedTable, snapshot: AdaptedSnapshot, digest: str) -> Path:
         # Compaction makes a new version too; ids and hashes of what vectors were made from tell whether they are new.
@@ -129,28 +135,28 @@ class IndexFiles:
                 elif path.suffix == ".lock" and age > _OLD_LOCK_SECONDS:
                     path.unlink()
 
-    def _made(self, place: Path, snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> ItemIndex:
+    @contextlib.contextmanager
+    def _written(self, place: Path, snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> Iterator[None]:
+        """The files are there, made unless another process was first; no newer index takes them away meanwhile."""
         model, _ = place.name.split(".")
         self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / f"{model}.lock"):
-            index = _mapped(place)
-            if index is not None:
-                return index  # another process was first
-            unfinished = self._folder / f".{place.name}.{uuid.uuid4().hex}"
-            try:
-                unfinished.mkdir()
-                ids, counts_N = _items(snapshot, artefact, vector_dim)
-                _write(unfinished, ids, counts_N, snapshot, vector_dim)
-                unfinished.rename(place)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-            index = _mapped(place)
-            for other in self._folder.glob(f"{model}.*"):
-                if other != place and other.is_dir():
-                    shutil.rmtree(other, ignore_errors=True)
-        if index is None:
-            raise OSError(0, "it was taken away at once", str(place))
-        return index
+            if not place.exists():
+                self._write_into(place, model, snapshot, artefact, vector_dim)
+            yield
+
+    def _write_into(self, place: Path, model: str, snapshot: AdaptedSnapshot, artefact: Path, vector_dim: int) -> None:
+        unfinished = self._folder / f".{place.name}.{uuid.uuid4().hex}"
+        try:
+            unfinished.mkdir()
+            ids, counts_N = _items(snapshot, artefact, vector_dim)
+            _write(unfinished, ids, counts_N, snapshot, vector_dim)
+            unfinished.rename(place)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for other in self._folder.glob(f"{model}.*"):
+            if other != place and other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -208,6 +214,14 @@ def _vectors(place: Path) -> np.ndarray:
     # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
     vectors_NV: np.ndarray = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
     return vectors_NV
+
+
+def _vectors_apart(place: Path) -> np.ndarray | None:
+    """The same by another mapping; None where a newer index has taken the files away: what is mapped already stays."""
+    try:
+        return _vectors(place)
+    except FileNotFoundError:
+        return None
 
 
 def _short(text: str) -> str:

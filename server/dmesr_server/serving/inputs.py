@@ -8,6 +8,7 @@ Shapes: N items, B of one batch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def changes(artefact: Artefact, catalog: CatalogStore, vectors: AdaptedTable) ->
         catalog: Where its items and their embeddings are.
         vectors: Its adapted vectors.
     """
-    wanted, have = _wanted(artefact, catalog), vectors.input_hashes().cast(_SCHEMA).combine_chunks()
+    wanted, have = _wanted(artefact, catalog), vectors.input_hashes().cast(_SCHEMA)
     wanted_ids, have_ids = one_array(wanted["item_id"]), one_array(have["item_id"])
     before = one_array(have["input_hash"]).take(pc.index_in(wanted_ids, value_set=have_ids))
     same = pc.fill_null(pc.equal(one_array(wanted["input_hash"]), before), False)
@@ -90,23 +91,16 @@ def _wanted(artefact: Artefact, catalog: CatalogStore) -> pa.Table:
     if sources:
         for batch in catalog.embeddings(artefact.manifest.recipe_id).hash_batches(sources):
             own = [batch.column(source) for source in sources]
-            some = _any_valid(own)
+            some = functools.reduce(pc.or_, map(pc.is_valid, own))
             parts.append(_rows(batch.column("item_id").filter(some), artefact, [one.filter(some) for one in own]))
-    described = pa.concat_tables(parts).combine_chunks()
+    described = pa.concat_tables(parts)
     learned = artefact.learned.ids_with_part()
     alone = learned.filter(pc.invert(pc.is_in(learned, value_set=one_array(described["item_id"]))))
     nothing = [pa.nulls(len(alone), pa.string()) for _ in sources]
     wanted = pa.concat_tables([described, _rows(alone, artefact, nothing)])
     # An item that was deleted, or that this catalog never had, is not recommended, whatever was learned of it.
     existing = catalog.items.ids().cast(pa.large_string())
-    return wanted.filter(pc.is_in(wanted["item_id"], value_set=existing)).combine_chunks()
-
-
-def _any_valid(columns: Sequence[pa.Array]) -> pa.Array:
-    found = pc.is_valid(columns[0])
-    for column in columns[1:]:
-        found = pc.or_(found, pc.is_valid(column))
-    return found
+    return wanted.filter(pc.is_in(wanted["item_id"], value_set=existing))
 
 
 def _rows(item_ids: pa.Array, artefact: Artefact, hashes: Sequence[pa.Array]) -> pa.Table:

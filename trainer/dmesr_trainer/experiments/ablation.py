@@ -24,8 +24,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "cross-attention by distance": {"fusion__by_distance": True},
     "cross-attention, gated and by distance": {"fusion__gate": True, "fusion__by_distance": True},
 }
-
-
+# No form but a control.
 LEAKY = "leaky: cross-attention sees later items"
 
 
