@@ -89,3 +89,15 @@ def publish(url: str, prefix: str, count: int) -> list[int]:
     ]
     control.close()
     return versions
+
+
+def upsert_new_in_batches(uri: str, ids: list[str], who: int) -> list[str]:
+    """Writes items that nobody has yet, and a vector of each, five at a time; what became of each item."""
+    catalog = Store(uri=uri).catalog("films")
+    table = catalog.embeddings("r1")
+    outcomes = []
+    for start in range(0, len(ids), 5):
+        part = ids[start : start + 5]
+        outcomes += catalog.items.upsert([ItemWrite(item_id, (("by", (str(who),)),), None) for item_id in part])
+        table.upsert(part, {"text": column(np.full((len(part), 16), who), [f"{item_id}-{who}" for item_id in part])})
+    return outcomes

@@ -113,6 +113,30 @@ def test_a_read_is_of_one_version_and_an_old_one_stays_readable(stubs: Stubs, ca
     assert gone.reason == "VERSION_NOT_FOUND"
 
 
+def test_a_stream_writes_an_item_again_and_again_in_its_order(stubs: Stubs, catalog: str):
+    """However its messages fall into groups, of which one is looked at while the one before is written."""
+    ids = [f"{n:03}" for n in range(50)]
+    add_items(stubs, catalog, ids)
+
+    def messages() -> Iterable[pb.WriteEmbeddingsRequest]:
+        for turn in range(120):
+            # The first item goes to and fro between two vectors, the others come to the second one at some time.
+            vectors = [[float(turn % 2)], *([float(turn >= place)] for place in range(1, 50))]
+            data = arrow(ids, vectors, floats(1))
+            yield pb.WriteEmbeddingsRequest(
+                catalog=catalog, recipe="ours", source="clip", data=data, create_recipe=True
+            )
+
+    answers = list(stubs.embeddings.WriteEmbeddings(messages()))
+    told = [[row.outcome for row in answer.results] for answer in answers]
+    assert told[0] == [INSERTED] * 50
+    for turn, outcomes in enumerate(told[1:], start=1):
+        assert outcomes == [UPDATED, *(UPDATED if turn == place else UNCHANGED for place in range(1, 50))], turn
+    _, table = read(stubs, catalog=catalog, recipe="ours")
+    assert table.column("item_id").to_pylist() == ids
+    np.testing.assert_array_equal(matrix(table, "clip"), np.ones((50, 1)))
+
+
 def test_each_bad_row_is_refused_alone(stubs: Stubs, catalog: str):
     add_items(stubs, catalog, ["a", "b", "c", "d", "e"])
     nan, inf = float("nan"), float("inf")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import EmbeddingTable, Store
-from dmesr_server.store.tables import WRITES_BEFORE_OPTIMISE
+from dmesr_server.store.tidiness import WRITES_BEFORE_LOOK
 from store_workers import column, in_processes, in_threads, upsert_source
 
 
@@ -385,7 +385,7 @@ def test_some_sources_of_some_items_after_many_writes(table):
     """Lance panicked here once its key index covered a part of the table: pictures are rarer than texts."""
     for name in ("text", "image"):
         table.declare(name, 16)
-    writes = WRITES_BEFORE_OPTIMISE + 5
+    writes = WRITES_BEFORE_LOOK + 5
     for write in range(writes):
         ids = [f"{write:03d}-{number}" for number in range(8)]
         table.upsert(ids, {"text": column(numbers(8, 16, seed=write), [f"t-{item_id}" for item_id in ids])})

@@ -129,15 +129,16 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             max_bytes=_GROUP_BYTES,
             size=attrgetter("size"),
         )
-        # The next group is judged while this one is committed: the store waits for its disk, this for a core.
-        judged = one_ahead(requests, partial(vector_intake.judge, self._parts))
-        async with contextlib.aclosing(requests), contextlib.aclosing(judged):
-            async for group in judged:
-                written = await in_thread(vector_intake.store, self._parts, group)
-                for answer in written.answers:
+        intake = vector_intake.VectorIntake(self._parts)
+        # While a group is committed the next one is judged, and the one before answered.
+        judged = one_ahead(requests, intake.judge)
+        committed = one_ahead(judged, intake.store)
+        async with contextlib.aclosing(requests), contextlib.aclosing(judged), contextlib.aclosing(committed):
+            async for stored in committed:
+                for answer in await in_thread(vector_intake.answers, stored):
                     yield answer
-                if written.error is not None:
-                    raise written.error
+                if stored.error is not None:
+                    raise stored.error
 
     async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
         """Finds the nearest items."""

@@ -133,6 +133,7 @@ async def one_ahead(source: AsyncIterator[T], work: Callable[[T], R]) -> AsyncGe
             await wanted.acquire()
             async for element in source:
                 done.put_nowait(await in_thread(work, element))
+                del element  # it may be large, and the next one comes late
                 await wanted.acquire()
         except Exception as error:
             end = _End(error)

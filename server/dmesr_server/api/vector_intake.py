@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from dmesr_server.api.parts import Parts
 from dmesr_server.api.written_vectors import WrittenVectors
 from dmesr_server.control import CatalogRow, RecipeRow
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import CatalogStore, EmbeddingTable, RowOutcome, vector_rows
+from dmesr_server.store import CatalogStore, EmbeddingTable, Looked, RowOutcome, vector_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,30 +48,24 @@ async def incoming(requests: AsyncIterator[pb.WriteEmbeddingsRequest]) -> AsyncI
         yield Incoming(request, request.data)
 
 
-@dataclass(frozen=True)
-class Written:
-    """What became of a group of batches.
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    """What is to be told of a batch, once it is known what became of the rows that are written."""
 
-    Attributes:
-        answers: Of those that are durable, from the first on.
-        error: Why the next one was refused as a whole; what follows it was not looked at.
-    """
-
-    answers: list[pb.WriteEmbeddingsResponse]
-    error: ServiceError | None
+    ids: list[str | None]
+    places: Sequence[int]  # of the rows that are written
+    problems: dict[int, ServiceError]
+    repeats: set[int]
+    recipe: RecipeRow
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """A batch that was judged."""
 
-    ids: list[str | None]
+    verdict: _Verdict
     rows: pa.Table  # those to be written, as the table of vectors holds them
-    places: Sequence[int]  # of these rows among the ids
-    problems: dict[int, ServiceError]
-    repeats: set[int]
     widths: dict[str, int]
-    recipe: RecipeRow
     table: EmbeddingTable
 
     def follows(self, other: _Batch) -> bool:
@@ -85,60 +80,112 @@ class _Batch:
 
 
 @dataclass(frozen=True, eq=False)
+class _Commit:
+    """Batches that share no item, and are of one table and the same sources."""
+
+    batches: list[_Batch]
+    rows: pa.Table
+    looked: Looked | None  # None where what is written just before may change what a look would see
+
+    @property
+    def table(self) -> EmbeddingTable:
+        return self.batches[0].table
+
+
+@dataclass(frozen=True, eq=False)
 class Judged:
     """A group of batches that were looked at; nothing of them is stored yet.
 
     Attributes:
-        commits: The sound ones, up to the first that is refused as a whole. Each list shares no item, and is of one
-            table and the same sources.
+        commits: The sound ones, up to the first that is refused as a whole.
         error: Why that one was refused.
     """
 
-    commits: list[list[_Batch]]
+    commits: list[_Commit]
     error: ServiceError | None
 
 
-def judge(parts: Parts, batches: Sequence[Incoming]) -> Judged:
-    """Looks at some batches, and makes room for their sources.
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What became of a group of batches. Their vectors are let go of.
 
-    A batch can be refused as a whole with CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD,
-    MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own.
+    Attributes:
+        batches: Those that are durable, from the first on, each with the outcomes of the rows that it wrote.
+        error: Why the next one was refused as a whole; what follows it was not looked at.
     """
-    desk = _Desk(parts)
-    commits: list[list[_Batch]] = []
-    seen: set[str] = set()
-    parsed: list[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]] = []
-    error: ServiceError | None = None
-    try:
-        for one in batches:
-            parsed.append((one.request, written_vectors.parse(one.data, source=one.request.source)))
-    except ServiceError as refused:
-        error = refused  # those before it are sound
-    try:
-        desk.announce(parsed)
-        for request, written in parsed:
-            batch = desk.judged(request, written)
-            # The same item again is another write: what it becomes is told of each.
-            if commits and batch.follows(commits[-1][0]) and seen.isdisjoint(batch.written):
-                commits[-1].append(batch)
-            else:
-                commits.append([batch])
-                seen = set()
-            seen.update(batch.written)
-    except ServiceError as refused:
-        error = refused
-    return Judged(commits, error)
+
+    batches: list[tuple[_Verdict, list[RowOutcome]]]
+    error: ServiceError | None
 
 
-def store(parts: Parts, judged: Judged) -> Written:
-    """Stores the sound rows of judged batches, in one commit for each list of them."""
-    answers: list[pb.WriteEmbeddingsResponse] = []
-    try:
-        for together in judged.commits:
-            answers += _stored(parts, together)
-    except ServiceError as error:
-        return Written(answers, error)
-    return Written(answers, judged.error)
+class VectorIntake:
+    """Takes in the batches of one stream, group by group. Each step blocks.
+
+    A group may be judged while the one before it is stored, and that one answered meanwhile; no other two at a time.
+    """
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._before: set[str] = set()  # the items of the group before
+
+    def judge(self, batches: Sequence[Incoming]) -> Judged:
+        """Looks at some batches and at what is stored of their items, and makes room for their sources.
+
+        A batch can be refused as a whole with CATALOG_NOT_FOUND, RECIPE_NOT_FOUND, SOURCE_READ_ONLY, INVALID_FIELD,
+        MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own.
+        """
+        desk = _Desk(self._parts)
+        together: list[list[_Batch]] = []
+        seen: set[str] = set()
+        parsed: list[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]] = []
+        commits: list[_Commit] = []
+        error: ServiceError | None = None
+        try:
+            for one in batches:
+                parsed.append((one.request, written_vectors.parse(one.data, source=one.request.source)))
+        except ServiceError as refused:
+            error = refused  # those before it are sound
+        try:
+            desk.announce(parsed)
+            for request, written in parsed:
+                batch = desk.judged(request, written)
+                # The same item again is another write: what it becomes is told of each.
+                if together and batch.follows(together[-1][0]) and seen.isdisjoint(batch.written):
+                    together[-1].append(batch)
+                else:
+                    together.append([batch])
+                    seen = set()
+                seen.update(batch.written)
+        except ServiceError as refused:
+            error = refused
+        before, self._before = self._before, set()
+        for some in together:
+            ids = {item_id for batch in some for item_id in batch.written}
+            rows = pa.concat_tables([batch.rows for batch in some])  # chunks side by side: no copy
+            apart = before.isdisjoint(ids) and self._before.isdisjoint(ids)
+            commits.append(_Commit(some, rows, some[0].table.look(rows) if ids and apart else None))
+            self._before |= ids
+        return Judged(commits, error)
+
+    def store(self, judged: Judged) -> Stored:
+        """Stores the sound rows of judged batches, in one commit for each list of them."""
+        batches: list[tuple[_Verdict, list[RowOutcome]]] = []
+        try:
+            for commit in judged.commits:
+                outcomes: Iterator[RowOutcome] = iter(())
+                if commit.rows.num_rows:
+                    outcomes = iter(commit.table.upsert_rows(commit.rows, looked=commit.looked))
+                    self._parts.serving.vectors_changed()
+                verdicts = [batch.verdict for batch in commit.batches]
+                batches += [(verdict, list(islice(outcomes, len(verdict.places)))) for verdict in verdicts]
+        except ServiceError as error:
+            return Stored(batches, error)
+        return Stored(batches, judged.error)
+
+
+def answers(stored: Stored) -> list[pb.WriteEmbeddingsResponse]:
+    """What is told of the batches that are durable."""
+    return [_answer(verdict, outcomes) for verdict, outcomes in stored.batches]
 
 
 class _Desk:
@@ -185,16 +232,8 @@ class _Desk:
         rows = vector_rows(written.ids, written.columns, hashes)
         if len(places) < len(ids):
             rows = rows.take(pa.array(places, pa.int64()))
-        return _Batch(
-            ids=ids,
-            rows=rows,
-            places=places,
-            problems=problems,
-            repeats=repeats,
-            widths=written.widths,
-            recipe=recipe,
-            table=table,
-        )
+        verdict = _Verdict(ids=ids, places=places, problems=problems, repeats=repeats, recipe=recipe)
+        return _Batch(verdict=verdict, rows=rows, widths=written.widths, table=table)
 
     def _place(self, request: pb.WriteEmbeddingsRequest) -> tuple[CatalogRow, CatalogStore, RecipeRow]:
         key = (request.catalog, request.recipe, request.create_recipe)
@@ -298,23 +337,13 @@ def _not_finite(item_id: str, vector_D: np.ndarray) -> ServiceError:
     )
 
 
-def _stored(parts: Parts, together: Sequence[_Batch]) -> list[pb.WriteEmbeddingsResponse]:
-    """Writes batches that share no item, in one commit; their answers."""
-    rows = pa.concat_tables([batch.rows for batch in together])  # chunks side by side: no copy
-    outcomes: Iterator[RowOutcome] = iter(())
-    if rows.num_rows:
-        outcomes = iter(together[0].table.upsert_rows(rows))
-        parts.serving.vectors_changed()
-    return [_answer(batch, outcomes) for batch in together]
-
-
-def _answer(batch: _Batch, outcomes: Iterator[RowOutcome]) -> pb.WriteEmbeddingsResponse:
-    outcome_at = dict(zip(batch.places, outcomes, strict=False))
+def _answer(verdict: _Verdict, outcomes: list[RowOutcome]) -> pb.WriteEmbeddingsResponse:
+    outcome_at = dict(zip(verdict.places, outcomes, strict=True))
     results: list[items_pb2.RowResult] = []
-    for place, item_id in enumerate(batch.ids):
-        if place in batch.problems:
-            results.append(translation.rejected(item_id or "", batch.problems[place]))
+    for place, item_id in enumerate(verdict.ids):
+        if place in verdict.problems:
+            results.append(translation.rejected(item_id or "", verdict.problems[place]))
         else:
-            outcome = "unchanged" if place in batch.repeats else outcome_at[place]
+            outcome = "unchanged" if place in verdict.repeats else outcome_at[place]
             results.append(translation.taken(item_id or "", outcome))
-    return pb.WriteEmbeddingsResponse(results=results, recipe_id=batch.recipe.recipe_id)
+    return pb.WriteEmbeddingsResponse(results=results, recipe_id=verdict.recipe.recipe_id)

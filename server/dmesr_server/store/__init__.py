@@ -23,6 +23,7 @@ from .trained import PREFIX as TRAINED
 from .trained import ItemDrift, TrainedTable, short_hashes
 from .vector_columns import SourceColumn, vector_rows
 from .vector_index import Effort, IndexKind, IndexState, VectorIndex
+from .vector_writing import Looked
 from .vectors import VectorTable
 from .versions import SCHEMA_VERSION, Step, mark_version
 
@@ -49,6 +50,7 @@ __all__ = [
     "ItemTable",
     "ItemWrite",
     "Look",
+    "Looked",
     "Picture",
     "PictureTable",
     "RowOutcome",

@@ -181,6 +181,10 @@ class Database:
         """The folder of a table, or None where the database is remote."""
         return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
 
+    def line_file(self, name: str) -> Path | None:
+        """The file by which the writers of a table keep apart, or None where there is none: remote, or read only."""
+        return None if self.read_only or "://" in self.uri else Path(self.uri) / f".{name}.lock"
+
     def refuse_ruined(self, name: str) -> None:
         """Sees that a table without manifests is none: to begin one anew over rows that lost theirs would bury them.
 

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from .database import Database, is_in, literal
+from .schemas import key_field
 from .snapshots import select_in
-from .tables import Table, key_field
+from .tables import Table
 
 NAME = "descriptions"
 _SCHEMA = pa.schema(

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from .database import Database
-from .tables import Table, key_field
+from .schemas import key_field
+from .tables import Table
 from .vector_index import Effort
 
 NAME = "vector_indexes"

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from .database import Database
-from .tables import Table, key_field
+from .schemas import key_field
+from .tables import Table
 
 #: What happened to a row.
 RowOutcome = Literal["inserted", "updated", "unchanged"]
@@ -99,6 +100,7 @@ class ItemTable:
         assert len({item.item_id for item in items}) == len(items), "ids are unique within one call"
         texts = [canonical_attributes(item.attributes) for item in items]
         hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        state = self._table.state()
         rows = self._table.select_in(
             ["item_id", "attributes_hash", "picture_sha256"],
             column="item_id",
@@ -116,18 +118,18 @@ class ItemTable:
         changed = [index for index, outcome in enumerate(outcomes) if outcome != "unchanged"]
         if changed:
             now = datetime.now(UTC)
-            self._table.merge(
-                pa.table(
-                    [
-                        pa.array([items[index].item_id for index in changed], pa.string()),
-                        pa.array([texts[index] for index in changed], pa.string()),
-                        pa.array([items[index].picture_sha256 for index in changed], pa.string()),
-                        pa.array([hashes[index] for index in changed], pa.string()),
-                        pa.array([now] * len(changed), _SCHEMA.field("update_time").type),
-                    ],
-                    schema=_SCHEMA,
-                )
+            written = pa.table(
+                [
+                    pa.array([items[index].item_id for index in changed], pa.string()),
+                    pa.array([texts[index] for index in changed], pa.string()),
+                    pa.array([items[index].picture_sha256 for index in changed], pa.string()),
+                    pa.array([hashes[index] for index in changed], pa.string()),
+                    pa.array([now] * len(changed), _SCHEMA.field("update_time").type),
+                ],
+                schema=_SCHEMA,
             )
+            if stored or not self._table.insert(written, since=state):
+                self._table.merge(written)
         return outcomes
 
     def get(self, ids: Sequence[str]) -> dict[str, StoredItem]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from .database import Database
-from .tables import Table, key_field
+from .schemas import key_field
+from .tables import Table
 
 NAME = "pictures"
 _SCHEMA = pa.schema(

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..errors import ServiceError
 from ..topk import best
 from .key_order import position_after
-from .tables import incarnation
+from .schemas import incarnation
 from .vectors import VectorTable
 
 _BATCH_BYTES = 8 << 20  # of the table, read at a time

@@ -6,9 +6,9 @@ import logging
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,9 +20,10 @@ from ..chunks import one_array
 from ..errors import ServiceError
 from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, span, translated
-from .indexes import pays_for_merge
+from .inserts import Inserts, TableState, alone, among_merges
 from .key_order import KeyOrder, key_order, ordered, position_after
-from .merges import whole_rows
+from .merges import Merged, append, merge
+from .schemas import incarnation, made_now
 from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
@@ -34,44 +35,15 @@ from .snapshots import (
     version_not_found,
 )
 from .tags import tags_of
-from .tidiness import SMALL_BYTES, SMALL_WRITES, Tidiness, held_bytes, tidiness, tidy
+from .tidiness import SMALL_BYTES, Tidiness, Untidied, held_bytes, tidiness, tidy
 
 log = logging.getLogger(__name__)
 
-WRITES_BEFORE_OPTIMISE = 20
-ROWS_BEFORE_OPTIMISE = 100_000
-#: Compaction rewrites every fragment that is not full. Waiting for the table to grow by this share keeps the bytes
-#: rewritten within a small multiple of the bytes written, however many small writes there are.
-GROWTH_BEFORE_OPTIMISE = 0.25
-WRITES_BEFORE_OPTIMISE_ANYWAY = 500  # each write adds a fragment, and every commit lists all fragments
 READ_WHOLE_SHARE = 0.25  # of a table's rows asked for by key, from which one scan beats many look-ups
 KEYS_WHOLE_SHARE = 1 / 256  # of a table's rows looked for, from which reading all keys, to keep them, is worth it
 COMMIT_SECONDS = 60.0  # how long commits that others win are tried again
 
-#: Field metadata that makes lance refuse a second row of the same key, across threads and processes.
-_KEY_METADATA = {"lance-schema:unenforced-primary-key:position": "1"}
-#: Schema metadata: tells a table from one of the same name that was dropped.
-_INCARNATION = b"dmesr:incarnation"
-
 _Result = TypeVar("_Result")
-
-
-def key_field(name: str) -> pa.Field:
-    """The field of a table's key."""
-    return pa.field(name, pa.string(), nullable=False, metadata=_KEY_METADATA)
-
-
-def incarnation(schema: pa.Schema) -> bytes:
-    """What tells a table from one of the same name that was dropped."""
-    return bytes((schema.metadata or {}).get(_INCARNATION, b""))
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What a merge did, in rows."""
-
-    inserted: int
-    updated: int
 
 
 class Table:
@@ -95,8 +67,9 @@ class Table:
         self._opening = threading.Lock()
         # Writers of one process stand in line: it is cheaper than letting lance find the conflict and try again.
         self._writing = threading.RLock()
-        self._writes = 0
-        self._rows = 0
+        self._inserts = Inserts()
+        self._line_file = database.line_file(name)
+        self._untidied = Untidied()
         self._key_order: KeyOrder | None = None
 
     # Opening
@@ -117,9 +90,8 @@ class Table:
         if not create:
             return None
         connection = self._database.connection
-        schema = self._schema.with_metadata({_INCARNATION: uuid.uuid4().hex})
         try:
-            handle = connection.create_table(self.name, schema=schema)
+            handle = connection.create_table(self.name, schema=made_now(self._schema))
         except (RuntimeError, ValueError) as error:
             if "already exists" not in str(error) and not is_conflict(error):
                 raise
@@ -173,13 +145,9 @@ class Table:
         """The newest version; 0 when the table does not exist yet."""
         return self.attempt("reading the version", lambda handle: int(handle.version), missing=0)
 
-    def state(self) -> tuple[bytes, int]:
+    def state(self) -> TableState:
         """Which table of that name it is, and its newest version."""
-        return self.attempt(
-            "reading the version",
-            lambda handle: ((handle.schema.metadata or {}).get(_INCARNATION, b""), int(handle.version)),
-            missing=(b"", 0),
-        )
+        return self.attempt("reading the version", _state, missing=TableState(b"", 0))
 
     def count(self, *, where: str | None = None) -> int:
         """How many rows meet the condition."""
@@ -229,7 +197,7 @@ class Table:
         For many values of a table that changes rarely: the keys are read once and kept.
         """
         kept = self._key_order
-        if kept is None or (kept.incarnation, kept.version) != self.state():
+        if kept is None or TableState(kept.incarnation, kept.version) != self.state():
             if len(values) < KEYS_WHOLE_SHARE * self.count():
                 return _texts(self.select_in([self.key], column=self.key, values=values)[self.key])
             kept = self.key_order(self.snapshot())
@@ -285,20 +253,55 @@ class Table:
             ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
         """
 
-        def act(handle: Any) -> Merged:
-            builder = handle.merge_insert(self.key).use_index(pays_for_merge(handle, self.key))
-            builder = builder.when_not_matched_insert_all()
-            if update:
-                builder = builder.when_matched_update_all(where=condition)
-            # "null" leaves absent vectors as they are; "error" would call them vectors of a wrong length.
-            result = builder.execute(whole_rows(rows, handle.schema), on_bad_vectors="null")
-            return Merged(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
+        def act(handle: Any) -> Any:
+            before = _state(handle)
+            result = merge(handle, rows, key=self.key, condition=condition, update=update)
+            if result.version == before.version + 1:  # so nobody else was there
+                self._inserts.note(keys, before=before, after=replace(before, version=result.version))
+            return result
 
         # Rows of a fragment in order of the key make ordered reads read files front to back.
         rows = ordered(rows, by=self.key, gather=False)
-        merged = self._commit(f"writing {rows.num_rows} rows to {self.name}", act)
+        keys = _texts(rows[self.key])
+        what = f"writing {rows.num_rows} rows to {self.name}"
+        file = self._line_file
+        with self._writing, nullcontext() if file is None else among_merges(file):
+            result = self._commit(what, act)
         self._wrote(rows.num_rows)
-        return merged
+        return Merged(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
+
+    def insert(self, rows: pa.Table, *, since: TableState) -> bool:
+        """Appends rows, if it is certain that none of their keys is there.
+
+        Args:
+            rows: Keys must be unique, and were absent at a state that was asked for before it was looked.
+            since: That state.
+
+        Returns:
+            Whether they are there now. If not, nothing was written: :meth:`merge` them.
+
+        Raises:
+            ServiceError: STORE_FULL or STORE_UNAVAILABLE; nothing was written.
+        """
+
+        def act(handle: Any) -> bool:
+            before = _state(handle)
+            if not self._inserts.absent(keys, since=since, now=before):
+                return False
+            result = append(handle, rows)
+            self._inserts.note(keys, before=before, after=replace(before, version=result.version))
+            return True
+
+        file = self._line_file
+        if file is None:
+            return False
+        rows = ordered(rows, by=self.key, gather=False)
+        keys = _texts(rows[self.key])
+        with self._writing, alone(file) as is_alone:
+            inserted = is_alone and self._commit(f"writing {rows.num_rows} rows to {self.name}", act)
+        if inserted:
+            self._wrote(rows.num_rows)
+        return inserted
 
     def delete(self, *, column: str, values: Sequence[str], condition: str | None = None) -> None:
         """Deletes the rows whose column is one of the values and for which the condition holds."""
@@ -369,14 +372,8 @@ class Table:
 
     def _wrote(self, rows: int) -> None:
         with self._writing:
-            self._writes += 1
-            self._rows += rows
-            due = self._writes >= WRITES_BEFORE_OPTIMISE or self._rows >= ROWS_BEFORE_OPTIMISE
-            if not due:
-                return
-            grown = not self._database.tidied and self._rows >= GROWTH_BEFORE_OPTIMISE * self.count()
-            small = self._writes % SMALL_WRITES == 0 and self._is_small()
-            if grown or small or self._writes >= WRITES_BEFORE_OPTIMISE_ANYWAY:
+            self._untidied.wrote(rows)
+            if self._untidied.due(count=None if self._database.tidied else self.count, is_small=self._is_small):
                 self.optimise()
 
     def _is_small(self) -> bool:
@@ -393,7 +390,7 @@ class Table:
         Never raises: what was written is safe without it, and the next write tries again.
         """
         with self._writing:
-            self._writes = self._rows = 0
+            self._untidied = Untidied()
             try:
                 self.attempt("house-keeping", self._optimise, missing=None)
             except ServiceError as error:
@@ -407,6 +404,10 @@ class Table:
 def _texts(column: pa.Array | pa.ChunkedArray) -> list[str]:
     texts: list[str] = column.to_pylist()
     return texts
+
+
+def _state(handle: Any) -> TableState:
+    return TableState(incarnation(handle.schema), int(handle.version))
 
 
 def _delete(handle: Any, *, where: str) -> None:

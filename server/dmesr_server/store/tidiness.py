@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,9 @@ PIECES_ANYWAY = 300  # each write adds a piece, and every commit lists all of th
 SMALL_SHARE = 0.25
 #: Each piece costs every later write 0.1 ms: so small a table is rewritten after so many writes, which is soon cheaper.
 SMALL_BYTES, SMALL_WRITES = 16 << 20, 50
+#: From which a writer looks whether it has to tidy up itself.
+WRITES_BEFORE_LOOK, ROWS_BEFORE_LOOK = 20, 100_000
+WRITES_ANYWAY = 500
 
 HOLDING = "copying-"
 _LONGEST_COPY_SECONDS = 86_400.0
@@ -52,6 +55,32 @@ class Tidiness:
         """Whether compaction is due."""
         grown = self.rows - self.largest >= SMALL_SHARE * self.rows
         return self.fragments > PIECES_ANYWAY or (self.fragments > SMALL_PIECES and grown)
+
+
+class Untidied:
+    """What was written to a table since it was tidied, and whether its writer has to see to that."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.rows = 0
+
+    def wrote(self, rows: int) -> None:
+        """Counts a commit."""
+        self.writes += 1
+        self.rows += rows
+
+    def due(self, *, count: Callable[[], int] | None, is_small: Callable[[], bool]) -> bool:
+        """Whether it is time.
+
+        Args:
+            count: Tells the rows of the table; None where somebody looks after it in the background.
+            is_small: Tells whether it is small.
+        """
+        if self.writes < WRITES_BEFORE_LOOK and self.rows < ROWS_BEFORE_LOOK:
+            return False
+        if count is not None and self.rows >= SMALL_SHARE * count():
+            return True
+        return self.writes >= WRITES_ANYWAY or (self.writes % SMALL_WRITES == 0 and is_small())
 
 
 def held_bytes(handle: Any) -> int:

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from ..chunks import one_array
 from .database import Database, encoded
+from .schemas import key_field
 from .snapshots import Snapshot
-from .tables import Table, key_field
+from .tables import Table
 from .vector_columns import column_names, source_dims
 
 PREFIX = "trained_"

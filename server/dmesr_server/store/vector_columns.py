@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..errors import ServiceError
 from .database import decoded, encoded
-from .tables import key_field
+from .schemas import key_field
 
 HASH = "hash_"
 VECTOR = "vector_"

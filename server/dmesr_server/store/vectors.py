@@ -6,7 +6,6 @@ Shapes: N items, D width of a source.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,13 +19,11 @@ from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
 from .items import RowOutcome
 from .scans import scanned
+from .schemas import incarnation
 from .snapshots import Snapshot, select_keys
-from .tables import READ_WHOLE_SHARE, Table, incarnation
+from .tables import READ_WHOLE_SHARE, Table
 from .vector_columns import (
-    EXPECTED,
     FIXED_FIELDS,
-    HASH,
-    STAMP,
     SourceColumn,
     column_names,
     rows_of,
@@ -34,6 +31,7 @@ from .vector_columns import (
     source_fields,
     vector_columns,
 )
+from .vector_writing import Looked, VectorWriter
 
 _Result = TypeVar("_Result")
 
@@ -56,6 +54,7 @@ class VectorTable:
         self._table = Table(
             database=database, name=name, schema=pa.schema([*FIXED_FIELDS, *fields]), indexed=["item_id"]
         )
+        self._writer = VectorWriter(self._table, self.sources)
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
         self.uri = database.uri
         self._read_only = database.read_only
@@ -154,95 +153,26 @@ class VectorTable:
         last = {item_id: index for index, item_id in enumerate(item_ids)}
         if len(last) < len(item_ids):
             rows = rows.take(pa.array(list(last.values()), pa.int64()))
-        outcomes = self._upsert(rows, allowed=allowed)
+        outcomes = self._writer.write(rows, allowed=allowed)
         return [outcomes[item_id] for item_id in item_ids]
 
-    def upsert_rows(self, rows: pa.Table) -> list[RowOutcome]:
+    def look(self, rows: pa.Table) -> Looked:
+        """Compares rows with what is stored, so that :meth:`upsert_rows` need not: that may be done meanwhile.
+
+        Args:
+            rows: As for :meth:`upsert_rows`. What of it is written in between by the caller itself is not seen.
+        """
+        return self._writer.look(rows)
+
+    def upsert_rows(self, rows: pa.Table, *, looked: Looked | None = None) -> list[RowOutcome]:
         """As :meth:`upsert`, of rows that are made and looked at already; see :func:`vector_rows`.
 
         Args:
             rows: Each id once. The sources must have been declared.
+            looked: What a look at these rows has found.
         """
-        outcomes = self._upsert(rows)
+        outcomes = self._writer.write(rows, looked=looked)
         return [outcomes[item_id] for item_id in rows["item_id"].to_pylist()]
-
-    def _upsert(self, rows: pa.Table, *, allowed: Callable[[], None] | None = None) -> dict[str, RowOutcome]:
-        outcomes: dict[str, RowOutcome] = {}
-        while rows.num_rows:
-            rows = self._write_round(rows, outcomes=outcomes, allowed=allowed or _always)
-        return outcomes
-
-    def _write_round(self, rows: pa.Table, *, outcomes: dict[str, RowOutcome], allowed: Callable[[], None]) -> pa.Table:
-        """Writes what differs from the store. Returns the rows that another writer was quicker with."""
-        given = [name for name in rows.column_names if name.startswith(HASH)]
-        ids = one_array(rows["item_id"])
-        stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
-        position = pc.index_in(ids, one_array(stored["item_id"]))
-        same = pa.array(np.ones(len(ids), bool))
-        fresh = pa.array(np.ones(len(ids), bool))
-        for name in given:
-            before = one_array(stored[name]).take(position)
-            after = one_array(rows[name])
-            equal = pc.or_(pc.fill_null(pc.equal(before, after), False), pc.and_(pc.is_null(before), pc.is_null(after)))
-            same = pc.and_(same, equal)
-            fresh = pc.and_(fresh, pc.is_null(before))
-        same = pc.and_(same, pc.is_valid(position))
-        for item_id, unchanged, inserted in zip(ids.to_pylist(), same.to_pylist(), fresh.to_pylist(), strict=True):
-            outcomes.setdefault(item_id, "unchanged" if unchanged else "inserted" if inserted else "updated")
-        changed = pc.invert(same)
-        if pc.any(same).as_py():
-            rows = rows.filter(changed)
-            position = position.filter(changed)
-        if not rows.num_rows:
-            return rows
-        # Asked for after the read: a source that another writer declared in between is among them.
-        if not self._others(rows, self.sources()):
-            allowed()  # the stamps were read before: what others write from now on makes the merge pass the row over
-            return self._merge(rows, stored=stored, position=position, others=[])
-        return self._merge_with_others(rows, allowed=allowed)
-
-    def _others(self, rows: pa.Table, dims: Mapping[str, int]) -> list[str]:
-        """The columns of the sources that are not written."""
-        return [name for source in dims for name in column_names(source) if name not in rows.column_names]
-
-    def _merge_with_others(self, rows: pa.Table, *, allowed: Callable[[], None]) -> pa.Table:
-        ids = rows["item_id"].to_pylist()
-        while True:
-            # The sources are asked for again after the read: one that another writer declared in between would
-            # otherwise be written over with null, under a stamp that is right.
-            dims = self.sources()
-            others = self._others(rows, dims)
-            stored = self._table.select_in(["item_id", STAMP, *others], column="item_id", values=ids)
-            if self.sources() == dims:
-                break
-        allowed()
-        position = pc.index_in(one_array(rows["item_id"]), one_array(stored["item_id"]))
-        return self._merge(rows, stored=stored, position=position, others=others)
-
-    def _merge(self, rows: pa.Table, *, stored: pa.Table, position: pa.Array, others: Sequence[str]) -> pa.Table:
-        """Writes whole rows, unless another writer was quicker.
-
-        Args:
-            rows: What is written.
-            stored: The rows that are there, with their stamps and the other sources.
-            position: Where among these each row is; null where it is not.
-            others: The columns to be taken over.
-        """
-        ids = rows["item_id"].to_pylist()
-        whole = rows
-        for name in others:
-            # Other writers may have filled these columns; what they hold is written again.
-            whole = whole.append_column(name, one_array(stored[name]).take(position))
-        expected = one_array(stored[STAMP]).take(position).fill_null(0)
-        stamp = random.getrandbits(62) + 1
-        whole = whole.append_column(STAMP, pa.array(np.full(len(ids), stamp, np.int64)))
-        whole = whole.append_column(EXPECTED, expected)
-        merged = self._table.merge(whole, condition=f"target.{STAMP} = source.{EXPECTED}")
-        if merged.inserted + merged.updated == len(ids):
-            return rows.slice(0, 0)
-        landed = self._table.select_in(["item_id", STAMP], column="item_id", values=ids)
-        landed = landed.filter(pc.equal(landed[STAMP], stamp))["item_id"].combine_chunks()
-        return rows.filter(pc.invert(pc.is_in(rows["item_id"], landed)))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Deletes the rows of these items."""
@@ -405,10 +335,6 @@ class VectorTable:
     def unpin(self, tag: str) -> None:
         """Gives a pin back; nothing happens when there is none."""
         self._table.unpin(encoded(tag))
-
-
-def _always() -> None:
-    """Nothing forbids the write."""
 
 
 def _aligned(wanted: pa.StringArray, rows: pa.Table, sources: Sequence[str], names: Sequence[str]) -> pa.Table:

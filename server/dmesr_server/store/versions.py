@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ..errors import ServiceError
 from .database import Database, new_session
-from .tables import Table, key_field
+from .schemas import key_field
+from .tables import Table
 
 if TYPE_CHECKING:
     from .catalogs import Store
