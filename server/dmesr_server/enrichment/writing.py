@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dmesr_server import memory
 from dmesr_server.store import CatalogStore, EmbeddingTable, SourceColumn
 from dmesr_server.telemetry import metrics, traces
 
-from . import memory
 from .encoders import Encoder
 from .planning import Vector
 from .progress import Progress
@@ -179,7 +179,7 @@ class Encoding:
             self._presence.wrote(item_ids)
             for source, column in columns.items():
                 self._count(source, int(column.present.sum()), changes)
-        await asyncio.to_thread(memory.give_back)
+        await asyncio.to_thread(memory.hand_back)
         self._progress.items_done += len(lot)
         await self._report(now=True)  # an interruption between write and report would lose the counts
 

@@ -26,6 +26,7 @@ from dmesr_server.store import Store
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_SECONDS = 10.0
+_LARGE_LOOK_SECONDS = 0.25  # a look that took so long has had columns of very many items in memory
 _LONGEST_DELAY = 30.0  # seconds between attempts while the stores are out of reach
 _SHORTEST_DELAY = 0.05  # seconds between two looks, however many changes are told of
 
@@ -125,9 +126,12 @@ class ServingLoop:
         self._files.sweep()
 
     def _adapt(self, adaptation: Adaptation) -> None:
+        started = time.monotonic()
         if adaptation.step():
             self._live.refresh()
             self._tell_others(VECTORS)
+        if time.monotonic() - started > _LARGE_LOOK_SECONDS:
+            hand_back()
 
     async def _repeat(
         self, name: str, work: Callable[[], None], seconds: float, *, wanted: asyncio.Event | None = None

@@ -100,19 +100,21 @@ class VectorWriter:
         while rows.num_rows:
             looked = self.look(rows) if looked is None else looked
             outcomes |= looked.outcomes  # what another writer was quicker with has become something else
-            rows = self._write(looked, allowed=allowed or _always) if looked.rows.num_rows else looked.rows
+            rows = self._write(looked, allowed=allowed) if looked.rows.num_rows else looked.rows
             looked = None
         return outcomes
 
-    def _write(self, looked: Looked, *, allowed: Callable[[], None]) -> pa.Table:
+    def _write(self, looked: Looked, *, allowed: Callable[[], None] | None) -> pa.Table:
         """Writes what differs from the store. Returns the rows that another writer was quicker with."""
-        if looked.position.null_count == looked.rows.num_rows:
-            allowed()
+        new = looked.position.null_count == looked.rows.num_rows
+        # Who may lose the right to write may have been stopped for long, and then those who took over must not wait.
+        if new and allowed is None:
             if self._table.insert(_stamped(looked.rows, _new_stamp(), expected=None), since=looked.state):
                 return looked.rows.slice(0, 0)
             return self._merge(looked.rows, stored=looked.stored, position=looked.position, others=[])
+        allowed = allowed or _always
         # Asked for after the read: a source that another writer declared in between is among them.
-        if not self._others(looked.rows, self._sources()):
+        if new or not self._others(looked.rows, self._sources()):
             allowed()  # the stamps were read before: what others write from now on makes the merge pass the row over
             return self._merge(looked.rows, stored=looked.stored, position=looked.position, others=[])
         return self._merge_with_others(looked.rows, allowed=allowed)
