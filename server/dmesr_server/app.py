@@ -182,6 +182,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
         uri=config.store.uri,
         keep_versions=timedelta(seconds=config.store.keep_versions_seconds),
         tidied=True,
+        one_host=config.store.one_host,
         read_only=read_only,
     )
     control = Control(config.store.resolved_control_url, read_only=read_only)

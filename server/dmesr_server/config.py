@@ -111,6 +111,11 @@ class StoreConfig(_Section):
         assert self.folder is not None
         return f"sqlite:///{self.folder / 'control.sqlite'}"
 
+    @property
+    def one_host(self) -> bool:
+        """Whether all that write are processes of one machine: SQLite serves no more."""
+        return self.resolved_control_url.startswith("sqlite")
+
 
 class EncoderConfig(_Section):
     """How texts become vectors."""

@@ -60,7 +60,7 @@ def run(config: Config, *, parent_fd: int | None = None) -> None:
     """
     check_traces(config)
     keep = timedelta(seconds=config.store.keep_versions_seconds)
-    store = Store(uri=config.store.uri, keep_versions=keep, tidied=True)
+    store = Store(uri=config.store.uri, keep_versions=keep, tidied=True, one_host=config.store.one_host)
     control = Control(config.store.resolved_control_url)
     exposed = contextlib.ExitStack()
     try:

@@ -25,11 +25,10 @@ from store_workers import in_processes, in_threads, upsert_new_in_batches
 SCHEMA = pa.schema([key_field("name"), pa.field("value", pa.int64())])
 
 
-def opened(folder: Path) -> Table:
+def opened(folder: Path, *, one_host: bool = True) -> Table:
     """The table as another process would have it: nothing is shared but the files."""
-    return Table(
-        database=Database(uri=str(folder), session=new_session()), name="things", schema=SCHEMA, indexed=["name"]
-    )
+    database = Database(uri=str(folder), session=new_session(), one_host=one_host)
+    return Table(database=database, name="things", schema=SCHEMA, indexed=["name"])
 
 
 def rows(names: str, value: int = 0) -> pa.Table:
@@ -90,6 +89,13 @@ def test_nor_does_a_look_at_a_table_that_was_made_since(tmp_path):
     opened(tmp_path).merge(rows("b"))
     assert not table.insert(rows("b", 1), since=nothing)
     assert stored(opened(tmp_path)) == [("b", 0)]
+
+
+def test_where_several_hosts_write_nothing_is_appended(tmp_path):
+    table = opened(tmp_path, one_host=False)
+    table.merge(rows("a"))
+    assert not table.insert(rows("b"), since=table.state())
+    assert not list(tmp_path.glob(".*")), "nor do files keep anybody apart"
 
 
 def test_a_compaction_since_the_look_costs_a_merge(tmp_path):

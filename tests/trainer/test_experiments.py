@@ -372,6 +372,12 @@ def test_what_is_wrong_is_one_line(args: tuple[str, ...], message: str, tmp_path
     assert "Traceback" not in said
 
 
+def test_a_misspelt_group_is_told_before_a_server_is_asked(tmp_path: Path):
+    code, said = _call("ablation", "--groups", "partz", "--output", str(tmp_path), *NOBODY)
+    assert code == 1
+    assert "unknown group of rows 'partz'; choose among parts, additions, steps, forms, leak" in said
+
+
 def test_pictures_alone(tmp_path: Path):
     shop = tmp_path / "shop"
     shop.mkdir()

@@ -181,6 +181,7 @@ class Store:
         uri: str,
         keep_versions: timedelta | None = None,
         tidied: bool = False,
+        one_host: bool = True,
         read_only: bool = False,
         steps: Sequence[versions.Step] = versions.STEPS,
     ):
@@ -190,6 +191,7 @@ class Store:
             uri: A folder (made when it is not there) or any URI of `lancedb.connect`.
             keep_versions: How long a reader may take over an unpinned version; the usual when None.
             tidied: Somebody looks after the tables in the background, so that writers need not.
+            one_host: All that write are processes of one machine, which its files keep apart: new rows are appended.
             read_only: Write nothing. The store must be there, and of this version.
             steps: What leads from version to version.
 
@@ -212,6 +214,7 @@ class Store:
         self._session = new_session()
         self._keep_versions = keep_versions
         self._tidied = tidied
+        self._one_host = one_host
         self._read_only = read_only
         self._steps = tuple(steps)
         self.newest = versions.FIRST + len(self._steps)
@@ -273,6 +276,7 @@ class Store:
                     session=self._session,
                     keep_versions=self._keep_versions,
                     tidied=self._tidied,
+                    one_host=self._one_host,
                     read_only=self._read_only,
                 )
                 self._catalogs[name] = CatalogStore(database=database)

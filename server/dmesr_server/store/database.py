@@ -115,6 +115,7 @@ class Database:
         session: lancedb.Session,
         keep_versions: timedelta | None = None,
         tidied: bool = False,
+        one_host: bool = True,
         read_only: bool = False,
     ):
         """Opens the database.
@@ -124,6 +125,7 @@ class Database:
             session: Holds the caches; databases of one store share them.
             keep_versions: How long a reader may take over an unpinned version; the usual when None.
             tidied: Somebody looks after the tables in the background, so that writers need not.
+            one_host: All that write are processes of one machine.
             read_only: Write nothing; opening a folder that is not there makes none.
         """
         self.uri = uri
@@ -132,6 +134,7 @@ class Database:
         self._connection: Any = None
         self.keep_versions = keep_versions
         self.tidied = tidied
+        self._one_host = one_host
         if not read_only:
             self.connection  # noqa: B018 - a fault is told now
 
@@ -182,8 +185,8 @@ class Database:
         return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
 
     def line_file(self, name: str) -> Path | None:
-        """The file by which the writers of a table keep apart, or None where there is none: remote, or read only."""
-        return None if self.read_only or "://" in self.uri else Path(self.uri) / f".{name}.lock"
+        """The file by which the writers of a table keep apart; None where that is not certain to reach all of them."""
+        return None if self.read_only or not self._one_host or "://" in self.uri else Path(self.uri) / f".{name}.lock"
 
     def refuse_ruined(self, name: str) -> None:
         """Sees that a table without manifests is none: to begin one anew over rows that lost theirs would bury them.

@@ -191,9 +191,10 @@ def ablation(
     $ dmesr-cli experiment ablation --dataset movielens --data DIR --backbones sasrec --jobs 2
     """
     from dmesr_trainer.experiments import ablation as experiment
-    from dmesr_trainer.experiments.arms import WHOLE
+    from dmesr_trainer.experiments.arms import WHOLE, check_names
 
     on, chosen = _backbones(backbones), _names(groups)
+    check_names(chosen, experiment.GROUPS, what="group of rows")  # before a server is asked for anything
     setup = _setup(ctx, shared, experiment="ablation", methods=[WHOLE], seeds=5)
     return experiment.run(setup, backbones=on, groups=chosen)
 
