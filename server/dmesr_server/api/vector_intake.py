@@ -135,10 +135,8 @@ class VectorIntake:
         MALFORMED_ARROW, UNSUPPORTED_DTYPE, DIMENSION_MISMATCH, or the store's own.
         """
         desk = _Desk(self._parts)
-        together: list[list[_Batch]] = []
-        seen: set[str] = set()
         parsed: list[tuple[pb.WriteEmbeddingsRequest, WrittenVectors]] = []
-        commits: list[_Commit] = []
+        judged: list[_Batch] = []
         error: ServiceError | None = None
         try:
             for one in batches:
@@ -148,24 +146,29 @@ class VectorIntake:
         try:
             desk.announce(parsed)
             for request, written in parsed:
-                batch = desk.judged(request, written)
-                # The same item again is another write: what it becomes is told of each.
-                if together and batch.follows(together[-1][0]) and seen.isdisjoint(batch.written):
-                    together[-1].append(batch)
-                else:
-                    together.append([batch])
-                    seen = set()
-                seen.update(batch.written)
+                judged.append(desk.judged(request, written))
         except ServiceError as refused:
             error = refused
+        return Judged(self._commits(judged), error)
+
+    def _commits(self, batches: Sequence[_Batch]) -> list[_Commit]:
+        together: list[tuple[list[_Batch], set[str]]] = []
+        for batch in batches:
+            some, ids = together[-1] if together else ([], set())
+            # The same item again is another write: what it becomes is told of each.
+            if not some or not batch.follows(some[0]) or not ids.isdisjoint(batch.written):
+                some, ids = [], set()
+                together.append((some, ids))
+            some.append(batch)
+            ids.update(batch.written)
         before, self._before = self._before, set()
-        for some in together:
-            ids = {item_id for batch in some for item_id in batch.written}
+        commits = []
+        for some, ids in together:
             rows = pa.concat_tables([batch.rows for batch in some])  # chunks side by side: no copy
             apart = before.isdisjoint(ids) and self._before.isdisjoint(ids)
             commits.append(_Commit(some, rows, some[0].table.look(rows) if ids and apart else None))
             self._before |= ids
-        return Judged(commits, error)
+        return commits
 
     def store(self, judged: Judged) -> Stored:
         """Stores the sound rows of judged batches, in one commit for each list of them."""
