@@ -75,11 +75,16 @@ def test_a_matrix_in_many_parts(table: EmbeddingTable, tmp_path: Path, monkeypat
     ids = [f"{n:03}" for n in range(300)]
     put(table, ids, vectors_ND)
     matrix = matrix_of(table, "text", tmp_path)
-    assert len(matrix.units) > 10
+    assert len(matrix.units.parts) > 10
     units_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     query_D = vectors_ND[17]
     order = np.argsort(-(units_ND @ query_D), kind="stable")[:20]
     assert [item_id for item_id, _ in matrix.nearest(query_D, 20)] == [ids[row] for row in order]
+    assert (len(matrix.units), matrix.units.size) == (300, 2_400)
+    for start, stop in ((0, 300), (0, 1), (5, 290), (299, 300), (290, 400)):
+        np.testing.assert_allclose(matrix.units[start:stop], units_ND[start:stop], rtol=1e-6)
+    rows_R = np.array([299, 0, 17, 17, 150])
+    np.testing.assert_allclose(matrix.units.take(rows_R), units_ND[rows_R], rtol=1e-6)
     some, found_SD = matrix.sample(7)
     np.testing.assert_allclose(found_SD, units_ND[[int(item_id) for item_id in some]], rtol=1e-6)
     assert len(some) == 7

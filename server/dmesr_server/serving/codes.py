@@ -20,6 +20,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -50,14 +51,28 @@ class _QueryRange:
 _QUERY_RANGES = (_QueryRange(most=127, zero=128), _QueryRange(most=64, zero=64))
 
 
+class Rows(Protocol):
+    """A matrix whose rows need not lie in one piece."""
+
+    @property
+    def size(self) -> int:
+        """Its numbers."""
+
+    def __len__(self) -> int:
+        """Its rows."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Some of them, one behind the other."""
+
+
 class ItemCodes:
     """The items of one index in eight bits. Immutable; safe to call from several threads."""
 
-    def __init__(self, vectors_NV: np.ndarray):
+    def __init__(self, vectors_NV: Rows):
         """Makes the codes.
 
         Args:
-            vectors_NV: Finite float32; at least one item.
+            vectors_NV: Finite float32; at least one item. They are gone through twice.
 
         Raises:
             RuntimeError: This processor's products are not exact, with no range of queries.
@@ -70,13 +85,12 @@ class ItemCodes:
         self._items = len(vectors_NV)
         parts = min(self._items, max(products.cores(), -(-self._items // _SLICE_ITEMS)))
         self._parts = products.cut(self._items, parts)
-        slices = [vectors_NV[part] for part in self._parts]
-        most_V = np.max([np.abs(part_SV).max(0) for part_SV in slices], axis=0)
+        most_V = np.max([np.abs(vectors_NV[part]).max(0) for part in self._parts], axis=0)
         self._units_V = np.where(most_V > 0, most_V / _MOST, 1).astype(np.float32)
         self._sessions = []
         self._rounding = self._longest = 0.0  # the largest ‖x − x̂‖ and ‖x̂‖, in units of the columns
-        for part_SV in slices:
-            scaled_SV = part_SV / self._units_V
+        for part in self._parts:
+            scaled_SV = vectors_NV[part] / self._units_V
             codes_SV = np.rint(scaled_SV)
             self._rounding = max(self._rounding, float(_lengths(scaled_SV - codes_SV).max()))
             self._longest = max(self._longest, float(_lengths(codes_SV).max()))
@@ -137,7 +151,7 @@ class ItemCodes:
         return np.split(places_R[order_R], ends[:-1])
 
 
-def codes_of(vectors_NV: np.ndarray) -> ItemCodes | None:
+def codes_of(vectors_NV: Rows) -> ItemCodes | None:
     """The codes of a matrix; None where they do not pay or this processor's product of them is not exact."""
     return ItemCodes(vectors_NV) if vectors_NV.size >= _WORTH_CODES and _queries_here() else None
 

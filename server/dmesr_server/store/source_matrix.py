@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,22 +29,74 @@ from .vectors import VectorTable
 _BATCH_BYTES = 8 << 20  # of the table, read at a time
 
 
+class Units:
+    """A matrix in parts, one behind the other; where the parts are mapped, nothing is copied.
+
+    Attributes:
+        parts: float32 [B, D] each.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts = tuple(parts)
+        self._starts = np.cumsum([0, *(len(part_BD) for part_BD in self.parts)])
+
+    def __len__(self) -> int:
+        """N."""
+        return int(self._starts[-1])
+
+    @property
+    def size(self) -> int:
+        """N · D."""
+        return sum(part_BD.size for part_BD in self.parts)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows that follow each other, copied where several parts hold them."""
+        start, stop, _ = rows.indices(len(self))
+        pieces = [
+            part_BD[max(start - first, 0) : max(stop - first, 0)]
+            for part_BD, first in zip(self.parts, self._starts.tolist(), strict=False)
+            if first < stop and first + len(part_BD) > start
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def take(self, rows_R: np.ndarray) -> np.ndarray:
+        """Any rows, float32 [R, D]."""
+        parts = np.searchsorted(self._starts, rows_R, side="right") - 1
+        return np.array([self.parts[part][row - self._starts[part]] for part, row in zip(parts, rows_R, strict=True)])
+
+    def products(self, vector_D: np.ndarray) -> np.ndarray:
+        """Every row's product with a vector, float32 [N]."""
+        scores_N: np.ndarray = np.concatenate([part_BD @ vector_D for part_BD in self.parts])
+        return scores_N
+
+
+#: Few rows among which the best k are: of a unit vector [D], k, rows that may not be chosen, and the rows that alone
+#: may be, bool [N], or None. None where all rows have to be compared.
+Near = Callable[[np.ndarray, int, np.ndarray, np.ndarray | None], np.ndarray | None]
+
+
 @dataclass(frozen=True, eq=False)
 class SourceMatrix:
     """The unit vectors of one source of one version of a table.
 
     Attributes:
         ids_N: The items, ascending by their UTF-8 bytes; large_string.
-        units: The matrix in parts, float32 [B, D] each, one behind the other.
+        units: The matrix.
         version: Of the table.
     """
 
     ids_N: pa.LargeStringArray
-    units: tuple[np.ndarray, ...]
+    units: Units
     version: int
 
     def nearest(
-        self, vector_D: np.ndarray, k: int, *, exclude: Collection[str] = (), allowed_N: np.ndarray | None = None
+        self,
+        vector_D: np.ndarray,
+        k: int,
+        *,
+        exclude: Collection[str] = (),
+        allowed_N: np.ndarray | None = None,
+        near: Near | None = None,
     ) -> list[tuple[str, float]]:
         """The items whose vectors have the greatest cosine with a vector, exactly.
 
@@ -53,6 +105,7 @@ class SourceMatrix:
             k: At most so many.
             exclude: Items to leave out.
             allowed_N: bool; only these rows. They are told apart before the nearest are taken.
+            near: Spares comparing every row.
 
         Returns:
             (item id, cosine), nearest first, equal ones by id. A vector of length zero is near to nothing.
@@ -61,24 +114,35 @@ class SourceMatrix:
         if not norm or not len(self.ids_N) or k < 1:
             return []
         unit_D = (vector_D / norm).astype(np.float32)
-        scores_N = np.concatenate([part_BD @ unit_D for part_BD in self.units])
-        if allowed_N is not None:
-            scores_N[~allowed_N] = -np.inf
-        for item_id in exclude:
+        rows_X = self._rows(exclude)
+        rows_R = None if near is None else near(unit_D, k, rows_X, allowed_N)
+        if rows_R is not None:
+            scores_R = np.einsum("rd,d->r", self.units.take(rows_R), unit_D) if len(rows_R) else np.zeros(0, np.float32)
+            chosen = best(scores_R, k)  # the rows ascend, so equal scores go by id here, too
+            rows, scores = rows_R[chosen], scores_R[chosen]
+        else:
+            scores_N = self.units.products(unit_D)
+            if allowed_N is not None:
+                scores_N[~allowed_N] = -np.inf
+            scores_N[rows_X] = -np.inf
+            rows = best(scores_N, k)
+            scores = scores_N[rows]
+        ids = self.ids_N.take(pa.array(rows)).to_pylist()
+        return list(zip(ids, np.clip(scores, -1.0, 1.0).tolist(), strict=True))
+
+    def _rows(self, item_ids: Collection[str]) -> np.ndarray:
+        """The rows of those items that it holds, int64."""
+        found = []
+        for item_id in item_ids:
             row = position_after(self.ids_N, item_id) - 1
             if row >= 0 and self.ids_N[row].as_py() == item_id:
-                scores_N[row] = -np.inf
-        rows = best(scores_N, k)
-        ids = self.ids_N.take(pa.array(rows)).to_pylist()
-        return list(zip(ids, np.clip(scores_N[rows], -1.0, 1.0).tolist(), strict=True))
+                found.append(row)
+        return np.array(found, np.int64)
 
     def sample(self, rows: int) -> tuple[list[str], np.ndarray]:
         """Some items, spread evenly over the ids, and their unit vectors [rows, D]; all where there are fewer."""
         places = np.unique(np.linspace(0, max(len(self.ids_N) - 1, 0), min(rows, len(self.ids_N))).astype(np.int64))
-        starts = np.cumsum([0, *(len(part) for part in self.units)])
-        parts = np.searchsorted(starts, places, side="right") - 1
-        vectors = [self.units[part][place - starts[part]] for part, place in zip(parts, places, strict=True)]
-        return self.ids_N.take(pa.array(places)).to_pylist(), np.array(vectors, np.float32)
+        return self.ids_N.take(pa.array(places)).to_pylist(), self.units.take(places)
 
 
 def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:
@@ -146,6 +210,6 @@ def _mapped(file: Path, version: int) -> SourceMatrix:
     ids = [batch.column("item_id") for batch in batches]
     return SourceMatrix(
         ids_N=pa.concat_arrays(ids) if ids else pa.array([], pa.large_string()),
-        units=tuple(batch.column("unit").flatten().to_numpy().reshape(batch.num_rows, -1) for batch in batches),
+        units=Units([batch.column("unit").flatten().to_numpy().reshape(batch.num_rows, -1) for batch in batches]),
         version=version,
     )
