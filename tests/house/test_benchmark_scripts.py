@@ -17,7 +17,14 @@ SMALLEST = {
     ),
     "store neighbours": (
         ["--part=neighbours", "--neighbours=300", "--width=16", "--texts=300", "--queries=5", "--poll=0.2"],
-        {"neighbours/time", "neighbours/recall", "neighbours/told", "neighbours/write", "neighbours/build"},
+        {
+            "neighbours/time",
+            "neighbours/recall",
+            "neighbours/exact",
+            "neighbours/told",
+            "neighbours/write",
+            "neighbours/build",
+        },
     ),
     "serving": (
         ["--items=600", "--calls=3", "--seconds=2", "--rounds=1"],

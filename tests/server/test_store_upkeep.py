@@ -17,6 +17,8 @@ import pytest
 import tiny_artefact
 from dmesr.v1 import items_pb2
 from dmesr.v1 import recommendations_pb2 as pb
+from dmesr_server.store import Store
+from dmesr_server.store.tidiness import UNINDEXED_ROWS
 from dmesr_server.upkeep import restoring
 from dmesr_server.upkeep.restoring import RestoreError
 from published import LEARNED, SOURCES, fill, promote, publish, write_source
@@ -66,6 +68,17 @@ def test_files_stay_few_under_many_small_writes_and_pins_are_honoured(start_serv
             assert left.files <= 100
         assert (table(client, "items").rows, table(client, "embeddings").rows) == (72, 22)
         assert client.items.get("i19").attributes == {"title": ["69"]}
+
+
+def test_the_index_of_keys_follows_large_writes(start_server: Callable[..., RunningServer]):
+    """They are too few pieces for a compaction, and a look-up would read all of their rows."""
+    server = start_server(enricher=False, store__housekeeping_seconds=0.2)
+    with dmesr.connect(server.address) as client:
+        client.items.upsert(dmesr.Item(f"i{number:05}", {"title": "T"}) for number in range(UNINDEXED_ROWS + 1_000))
+        tables = {one.name: one for one in Store(uri=str(server.store), read_only=True).catalog("default").tables()}
+        soon(lambda: tables["items"].tidiness().unindexed < UNINDEXED_ROWS)
+        assert table(client, "items").rows == UNINDEXED_ROWS + 1_000
+        assert client.items.get("i05999").attributes == {"title": ["T"]}
 
 
 def test_compaction_can_be_asked_for(start_server: Callable[..., RunningServer]):

@@ -24,6 +24,9 @@ SMALL_BYTES, SMALL_WRITES = 16 << 20, 50
 WRITES_BEFORE_LOOK, ROWS_BEFORE_LOOK = 20, 100_000
 WRITES_ANYWAY = 500
 
+#: From which the key's index is made anew: a look-up reads all rows that it does not cover, with all their columns.
+UNINDEXED_ROWS = 5_000
+
 HOLDING = "copying-"
 _LONGEST_COPY_SECONDS = 86_400.0
 
@@ -40,6 +43,7 @@ class Tidiness:
         versions: That can still be read.
         oldest_seconds: Age of the oldest of them; 0 where the store is remote.
         pinned: Versions that are pinned.
+        unindexed: Rows that the key's index does not cover.
     """
 
     version: int
@@ -49,6 +53,12 @@ class Tidiness:
     versions: int
     oldest_seconds: float
     pinned: int
+    unindexed: int = 0
+
+    @property
+    def index_lags(self) -> bool:
+        """Whether the key's index is to be brought up to date, where no compaction does that."""
+        return self.unindexed >= UNINDEXED_ROWS
 
     @property
     def in_pieces(self) -> bool:
@@ -94,13 +104,15 @@ def files_of(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
+def tidiness(handle: Any, *, folder: Path | None, key: str | None = None) -> Tidiness:
     """Looks at a LanceDB table.
 
     Args:
         handle: The table.
         folder: Where its files are; None where they are remote.
+        key: The column of its key, whose index is looked at too.
     """
+    index = None if key is None else handle.index_stats(f"{key}_idx")
     pieces = handle.stats()["fragment_stats"]
     if folder is None:
         versions, oldest = len(handle.list_versions()), 0.0
@@ -116,6 +128,7 @@ def tidiness(handle: Any, *, folder: Path | None) -> Tidiness:
         versions=versions,
         oldest_seconds=oldest,
         pinned=len(tags_of(handle)),
+        unindexed=0 if index is None else int(index.num_unindexed_rows),
     )
 
 

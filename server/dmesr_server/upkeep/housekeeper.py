@@ -78,8 +78,14 @@ class Housekeeper:
                 if self._stopped.is_set():
                     return
                 found = table.tidiness()
-                if found is not None and self._due(row.name, table, found):
+                if found is None:
+                    continue
+                if self._due(row.name, table, found):
                     self.tidy(row.name, table)
+                elif found.index_lags:
+                    with leased(self._control, f"tidy:{row.name}:{table.name}", self._owner) as lease:
+                        if lease is not None:
+                            table.index_keys()
 
     def _due(self, catalog: str, table: Table, found: Tidiness) -> bool:
         if found.in_pieces:
