@@ -83,13 +83,10 @@ class _Batch:
 class _Commit:
     """Batches that share no item, and are of one table and the same sources."""
 
-    batches: list[_Batch]
+    verdicts: list[_Verdict]
+    table: EmbeddingTable
     rows: pa.Table
     looked: Looked | None  # None where what is written just before may change what a look would see
-
-    @property
-    def table(self) -> EmbeddingTable:
-        return self.batches[0].table
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +161,11 @@ class VectorIntake:
         before, self._before = self._before, set()
         commits = []
         for some, ids in together:
+            table = some[0].table
             rows = pa.concat_tables([batch.rows for batch in some])  # chunks side by side: no copy
             apart = before.isdisjoint(ids) and self._before.isdisjoint(ids)
-            commits.append(_Commit(some, rows, some[0].table.look(rows) if ids and apart else None))
+            looked = table.look(rows) if ids and apart else None
+            commits.append(_Commit([batch.verdict for batch in some], table, rows, looked))
             self._before |= ids
         return commits
 
@@ -179,8 +178,7 @@ class VectorIntake:
                 if commit.rows.num_rows:
                     outcomes = iter(commit.table.upsert_rows(commit.rows, looked=commit.looked))
                     self._parts.serving.vectors_changed()
-                verdicts = [batch.verdict for batch in commit.batches]
-                batches += [(verdict, list(islice(outcomes, len(verdict.places)))) for verdict in verdicts]
+                batches += [(verdict, list(islice(outcomes, len(verdict.places)))) for verdict in commit.verdicts]
         except ServiceError as error:
             return Stored(batches, error)
         return Stored(batches, judged.error)

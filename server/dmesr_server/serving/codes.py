@@ -31,6 +31,8 @@ from dmesr_server.serving.barred import Barred
 from dmesr_server.topk import candidates_of_each, kth_of_each
 
 _LOG = logging.getLogger(__name__)
+#: Items fewer than this share of all are scored by themselves: copying their vectors costs less then.
+FEW = 1 / 32
 _MOST = 127  # the largest code of an item
 #: Numbers of the items' matrix below which floats are as quick.
 _WORTH_CODES = 4_000_000

@@ -20,13 +20,11 @@ import pyarrow as pa
 
 from dmesr_server.errors import ServiceError
 from dmesr_server.serving.barred import Barred
-from dmesr_server.serving.codes import ItemCodes, codes_of
+from dmesr_server.serving.codes import FEW, ItemCodes, codes_of
 from dmesr_server.store import CatalogStore, IndexRecord, SourceMatrix, VectorIndex, VectorTable, matrix_of
 
 _LOG = logging.getLogger(__name__)
 _KEPT_MATRICES = 32  # mapped at a time; what they take is the file system's cache, not this process's memory
-#: Of the items that codes leave: beyond, comparing all of them by floats is as quick.
-_FEW = 1 / 32
 _ASKED_BEFORE_CODES = 3
 _CODE_BYTES = 512 << 20  # of this process, for all matrices together
 _RECORDS_SECONDS = 5.0  # for how long what is known of a catalog's indexes is believed
@@ -66,7 +64,7 @@ class _Kept:
         if codes is None:
             return None
         (rows_R,) = codes.near(unit_D[None], k, Barred.by_question([rows_X], [allowed_N]))
-        return rows_R if len(rows_R) <= max(_FEW * len(self.matrix.units), k) else None
+        return rows_R if len(rows_R) <= max(FEW * len(self.matrix.units), k) else None
 
 
 class Neighbours:

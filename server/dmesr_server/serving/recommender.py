@@ -19,7 +19,7 @@ from dmesr_server.serving import products
 from dmesr_server.serving.artefact import Artefact
 from dmesr_server.serving.barred import Barred
 from dmesr_server.serving.candidates import Candidates
-from dmesr_server.serving.codes import ItemCodes
+from dmesr_server.serving.codes import FEW, ItemCodes
 from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.popularity import popular
 from dmesr_server.serving.towers import UserTower
@@ -32,8 +32,6 @@ _BLOCK_ROWS = 256
 _TOWER_ROWS = 16
 #: What codes leave of several questions is scored together up to so many rows.
 _NEAR_ROWS = 16_384
-#: Candidates fewer than this share of the index are scored by themselves: copying their vectors costs less then.
-_FEW = 1 / 32
 
 
 class Strategy(Enum):
@@ -201,7 +199,7 @@ def _plan(model: ServedModel, place: int, question: Question, rows_H: np.ndarray
         rows_C = np.unique(index.rows_of(settings.allow))
         if allowed_N is not None:
             rows_C = rows_C[allowed_N[rows_C]]
-    elif rows_C is not None and len(rows_C) > _FEW * len(index):
+    elif rows_C is not None and len(rows_C) > FEW * len(index):
         rows_C = None  # the mask does
     return _Plan(place, question, strategy, rows_T, rows_C, allowed_N, excluded, unknown)
 
@@ -256,7 +254,7 @@ def _by_codes(
     some = [plans[row] for row in asked]
     k = max(plan.question.settings.k for plan in some)
     near = codes.near(_some(queries_BV, asked), k, _barred(some))
-    decided = [(row, rows) for row, rows in zip(asked, near, strict=True) if len(rows) <= _FEW * len(index)]
+    decided = [(row, rows) for row, rows in zip(asked, near, strict=True) if len(rows) <= FEW * len(index)]
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for together in _portions(decided):
         owners_R = np.repeat([row for row, _ in together], [len(rows) for _, rows in together])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from lancedb.index import BTree
@@ -12,15 +13,32 @@ from lancedb.index import BTree
 _COVERED_PER_UNCOVERED = 100
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """What an index holds, in rows of its table."""
+
+    covered: int
+    uncovered: int
+
+
 def pays_for_merge(handle: Any, column: str) -> bool:
     """Whether the index of a column covers so much of a table that a merge by that column is quicker through it."""
+    told = coverage(handle, column)
+    return told is not None and told.covered >= _COVERED_PER_UNCOVERED * told.uncovered
+
+
+def coverage(handle: Any, column: str) -> Coverage | None:
+    """What the index of a column covers; None where there is none."""
     told = handle.index_stats(f"{column}_idx")
-    if told is None:
-        return False
-    covered, uncovered = int(told.num_indexed_rows), int(told.num_unindexed_rows)
-    return covered >= _COVERED_PER_UNCOVERED * uncovered
+    return None if told is None else Coverage(int(told.num_indexed_rows), int(told.num_unindexed_rows))
 
 
-def index_anew(handle: Any, *, column: str) -> None:
-    """Makes the index of a column in the place of the one that is there."""
-    handle.create_index(column, config=BTree(), replace=True)
+def make_index(handle: Any, column: str, *, replace: bool) -> None:
+    """Makes the index of a column.
+
+    Args:
+        handle: The LanceDB table.
+        column: The column.
+        replace: In the place of the one that is there; else there must be none.
+    """
+    handle.create_index(column, config=BTree(), replace=replace)

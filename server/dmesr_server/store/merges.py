@@ -20,12 +20,12 @@ class Merged:
     updated: int
 
 
-def merge(handle: Any, rows: pa.Table, *, key: str, condition: str | None, update: bool) -> Any:
+def merge(handle: Any, whole: pa.Table, *, key: str, condition: str | None, update: bool) -> Any:
     """Inserts rows and replaces those of the same key; what LanceDB tells of it.
 
     Args:
         handle: The LanceDB table.
-        rows: Keys must be unique. Columns that are not given become null.
+        whole: What :func:`whole_rows` made. Keys must be unique.
         key: The column of the key.
         condition: Replace only where this holds.
         update: False leaves rows alone that are there already.
@@ -33,21 +33,21 @@ def merge(handle: Any, rows: pa.Table, *, key: str, condition: str | None, updat
     builder = handle.merge_insert(key).use_index(pays_for_merge(handle, key)).when_not_matched_insert_all()
     if update:
         builder = builder.when_matched_update_all(where=condition)
-    whole = whole_rows(rows, handle.schema)
-    # LanceDB looks for NaN in every vector of a fixed width: a dozen steps of Python for each, of which each waits for
-    # its lock while other threads work. That took two thirds of a merge under load. Lists it casts, without a copy.
+    # LanceDB looks for NaN in every vector of a fixed width: a dozen steps of Python for each piece of a column, each
+    # of which waits for its lock while other threads work. That took two thirds of a merge under load. Lists it casts,
+    # without a copy.
     lists = [_as_lists(column) for column in whole.columns]
     fields = [field.with_type(column.type) for field, column in zip(whole.schema, lists, strict=True)]
     return builder.execute(pa.table(lists, schema=pa.schema(fields)))
 
 
-def append(handle: Any, rows: pa.Table) -> Any:
-    """Puts rows behind those that are there, in one piece; what LanceDB tells of it."""
-    return handle.add(whole_rows(rows, handle.schema), write_parallelism=1)
+def append(handle: Any, whole: pa.Table) -> Any:
+    """Puts rows that :func:`whole_rows` made behind those that are there; what LanceDB tells of it."""
+    return handle.add(whole, write_parallelism=1)  # one fragment, in the order of the rows
 
 
 def _as_lists(column: pa.ChunkedArray) -> pa.Array:
-    """Vectors as lists of any length; other columns as they are."""
+    """A column in one piece: vectors as lists of any length, others as they are."""
     array = one_array(column)
     if not pa.types.is_fixed_size_list(array.type):
         return array
@@ -63,9 +63,7 @@ def whole_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     That is slow, since it rewrites these columns for every row of the fragments touched, and it panics once the key's
     index covers a part of the table.
     """
-    # Of one piece: what LanceDB does in Python it does for each piece anew.
     columns = [
-        one_array(rows[field.name]) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
-        for field in schema
+        rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type) for field in schema
     ]
     return pa.table(columns, names=schema.names).cast(schema)

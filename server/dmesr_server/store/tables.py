@@ -14,16 +14,15 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.index import BTree
 
 from ..chunks import one_array
 from ..errors import ServiceError
 from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, span, translated
-from .indexes import index_anew
+from .indexes import make_index
 from .inserts import Inserts, TableState, alone, among_merges
 from .key_order import KeyOrder, key_order, ordered, position_after
-from .merges import Merged, append, merge
+from .merges import Merged, append, merge, whole_rows
 from .schemas import incarnation, made_now
 from .snapshots import (
     IDS_PER_QUERY,
@@ -106,7 +105,7 @@ class Table:
             if column in there:
                 continue
             try:
-                handle.create_index(column, config=BTree(), replace=False)
+                make_index(handle, column, replace=False)
             except (RuntimeError, ValueError) as error:
                 # Another writer has made it, or writes just now. House-keeping tries again; reads are slower till then.
                 log.debug("index on %s.%s: %s", self.name, column, error)
@@ -148,7 +147,7 @@ class Table:
 
     def state(self) -> TableState:
         """Which table of that name it is, and its newest version."""
-        return self.attempt("reading the version", _state, missing=TableState(b"", 0))
+        return self.attempt("reading the version", lambda handle: _seen(handle)[0], missing=TableState(b"", 0))
 
     def count(self, *, where: str | None = None) -> int:
         """How many rows meet the condition."""
@@ -255,8 +254,8 @@ class Table:
         """
 
         def act(handle: Any) -> Any:
-            before = _state(handle)
-            result = merge(handle, rows, key=self.key, condition=condition, update=update)
+            before, schema = _seen(handle)
+            result = merge(handle, whole_rows(rows, schema), key=self.key, condition=condition, update=update)
             if result.version == before.version + 1:  # so nobody else was there
                 self._inserts.note(keys, before=before, after=replace(before, version=result.version))
             return result
@@ -286,10 +285,10 @@ class Table:
         """
 
         def act(handle: Any) -> bool:
-            before = _state(handle)
+            before, schema = _seen(handle)
             if not self._inserts.absent(keys, since=since, now=before):
                 return False
-            result = append(handle, rows)
+            result = append(handle, whole_rows(rows, schema))
             self._inserts.note(keys, before=before, after=replace(before, version=result.version))
             return True
 
@@ -387,7 +386,7 @@ class Table:
 
     def index_keys(self) -> None:
         """Makes the key's index anew: of a million keys half a second, where a compaction would rewrite rows."""
-        self.change(f"indexing {self.key}", partial(index_anew, column=self.key))
+        self.change(f"indexing {self.key}", partial(make_index, column=self.key, replace=True))
 
     def optimise(self) -> None:
         """Compacts fragments, brings the indexes up to date and drops old versions, pinned ones apart.
@@ -411,8 +410,9 @@ def _texts(column: pa.Array | pa.ChunkedArray) -> list[str]:
     return texts
 
 
-def _state(handle: Any) -> TableState:
-    return TableState(incarnation(handle.schema), int(handle.version))
+def _seen(handle: Any) -> tuple[TableState, pa.Schema]:
+    schema = handle.schema
+    return TableState(incarnation(schema), int(handle.version)), schema
 
 
 def _delete(handle: Any, *, where: str) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from .indexes import coverage
 from .tags import tags_of
 
 SMALL_PIECES = 20  # from which compaction may pay
@@ -112,7 +113,7 @@ def tidiness(handle: Any, *, folder: Path | None, key: str | None = None) -> Tid
         folder: Where its files are; None where they are remote.
         key: The column of its key, whose index is looked at too.
     """
-    index = None if key is None else handle.index_stats(f"{key}_idx")
+    index = None if key is None else coverage(handle, key)
     pieces = handle.stats()["fragment_stats"]
     if folder is None:
         versions, oldest = len(handle.list_versions()), 0.0
@@ -128,7 +129,7 @@ def tidiness(handle: Any, *, folder: Path | None, key: str | None = None) -> Tid
         versions=versions,
         oldest_seconds=oldest,
         pinned=len(tags_of(handle)),
-        unindexed=0 if index is None else int(index.num_unindexed_rows),
+        unindexed=0 if index is None else index.uncovered,
     )
 
 

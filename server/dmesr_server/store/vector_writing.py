@@ -62,7 +62,7 @@ class VectorWriter:
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = one_array(rows["item_id"])
         stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())
-        if not stored.num_rows:
+        if not stored.num_rows:  # bulk writes: comparing takes dozens of steps, which wait for Python's lock
             outcomes: dict[str, RowOutcome] = dict.fromkeys(ids.to_pylist(), "inserted")
             return Looked(state, outcomes, rows, stored, pa.nulls(len(ids), pa.int32()))
         position = pc.index_in(ids, one_array(stored["item_id"]))
@@ -109,9 +109,9 @@ class VectorWriter:
         new = looked.position.null_count == looked.rows.num_rows
         # Who may lose the right to write may have been stopped for long, and then those who took over must not wait.
         if new and allowed is None:
-            if self._table.insert(_stamped(looked.rows, _new_stamp(), expected=None), since=looked.state):
+            whole = _stamped(looked.rows, _new_stamp(), stored=looked.stored, position=looked.position)
+            if self._table.insert(whole, since=looked.state):
                 return looked.rows.slice(0, 0)
-            return self._merge(looked.rows, stored=looked.stored, position=looked.position, others=[])
         allowed = allowed or _always
         # Asked for after the read: a source that another writer declared in between is among them.
         if new or not self._others(looked.rows, self._sources()):
@@ -151,7 +151,7 @@ class VectorWriter:
             # Other writers may have filled these columns; what they hold is written again.
             whole = whole.append_column(name, one_array(stored[name]).take(position))
         stamp = _new_stamp()
-        whole = _stamped(whole, stamp, expected=one_array(stored[STAMP]).take(position).fill_null(0))
+        whole = _stamped(whole, stamp, stored=stored, position=position)
         merged = self._table.merge(whole, condition=f"target.{STAMP} = source.{EXPECTED}")
         if merged.inserted + merged.updated == rows.num_rows:
             return rows.slice(0, 0)
@@ -168,9 +168,7 @@ def _new_stamp() -> int:
     return random.getrandbits(62) + 1
 
 
-def _stamped(rows: pa.Table, stamp: int, *, expected: pa.Array | None) -> pa.Table:
+def _stamped(rows: pa.Table, stamp: int, *, stored: pa.Table, position: pa.Array) -> pa.Table:
     """Rows with their stamp, and with the one that each row must have that it replaces; 0 where there is none."""
-    if expected is None:
-        expected = pa.array(np.zeros(rows.num_rows, np.int64))
     rows = rows.append_column(STAMP, pa.array(np.full(rows.num_rows, stamp, np.int64)))
-    return rows.append_column(EXPECTED, expected)
+    return rows.append_column(EXPECTED, one_array(stored[STAMP]).take(position).fill_null(0))

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from dmesr_server.control import Control, leased
+from dmesr_server.control import Control, Lease, leased
 from dmesr_server.errors import ServiceError
 from dmesr_server.store import Store, Table, Tidiness
 
@@ -83,9 +84,7 @@ class Housekeeper:
                 if self._due(row.name, table, found):
                     self.tidy(row.name, table)
                 elif found.index_lags:
-                    with leased(self._control, f"tidy:{row.name}:{table.name}", self._owner) as lease:
-                        if lease is not None:
-                            table.index_keys()
+                    self._index(row.name, table)
 
     def _due(self, catalog: str, table: Table, found: Tidiness) -> bool:
         if found.in_pieces:
@@ -94,6 +93,14 @@ class Housekeeper:
         tried = self._tried.get((catalog, table.name))
         return old and (tried is None or time.monotonic() - tried > _AGAIN_SHARE * self._keep_seconds)
 
+    def _index(self, catalog: str, table: Table) -> None:
+        with self._leased(catalog, table) as lease:
+            if lease is not None:
+                table.index_keys()
+
+    def _leased(self, catalog: str, table: Table) -> AbstractContextManager[Lease | None]:
+        return leased(self._control, f"tidy:{catalog}:{table.name}", self._owner)
+
     def tidy(self, catalog: str, table: Table) -> Tidied | None:
         """Compacts one table and drops its old versions.
 
@@ -101,7 +108,7 @@ class Housekeeper:
             What was done; None when another process is at it, or the table has gone.
         """
         self._tried[catalog, table.name] = time.monotonic()
-        with leased(self._control, f"tidy:{catalog}:{table.name}", self._owner) as lease:
+        with self._leased(catalog, table) as lease:
             if lease is None:
                 return None
             before = table.tidiness()
