@@ -199,6 +199,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
     tokens.refresh()
     files = IndexFiles(folder / "indexes")
     live = LiveModels(store=store, control=control, config=config.serving, files=files)
+    neighbours = Neighbours(folder / "matrices")
     adaptation = Adaptation(store=store, control=control, config=config.serving, files=files, owner=owner)
     return Parts(
         config=config,
@@ -209,6 +210,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
             store=store,
             control=control,
             live=live,
+            neighbours=neighbours,
             adaptation=adaptation if keeps_house else None,
             files=files,
             artefacts=config.artefacts_folder,
@@ -216,7 +218,7 @@ def _parts(config: Config, folder: Path, line: WorkerLine | None) -> Parts:
             tell=None if line is None else line.tell,
         ),
         auto_enrichment=AutoEnrichment(config=config, store=store, control=control),
-        neighbours=Neighbours(folder / "matrices"),
+        neighbours=neighbours,
         query_encoder=QueryEncoder(run_folder(config.store.folder)),
         decoders=Decoders(
             config=config.pictures.decoding,

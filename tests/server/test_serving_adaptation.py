@@ -11,11 +11,13 @@ import pytest
 import tiny_artefact
 from dmesr_server.config import ServingConfig
 from dmesr_server.control import Control
+from dmesr_server.serving import codes
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.artefact import load
 from dmesr_server.serving.index import ItemIndex
 from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.store import CatalogStore, ItemWrite, SourceColumn, Store
+from resident import linux, resident_bytes
 
 CATALOG, MODEL = "films", "tiny"
 TEXTS = {"a": [1, 0, 0], "b": [0, 1, 0]}
@@ -72,6 +74,16 @@ class World:
     def state(self) -> str:
         return self.control.models.resolve(CATALOG, f"{MODEL}:1").state
 
+    def open(self, files: IndexFiles) -> ItemIndex:
+        row = self.control.models.resolve(CATALOG, f"{MODEL}:1")
+        index, _ = files.open(
+            table=self.catalog.adapted(f"{MODEL}:1", tiny_artefact.V),
+            artefact=Path(row.artefact_path),
+            digest=row.digest,
+            vector_dim=tiny_artefact.V,
+        )
+        return index
+
     def vectors(self) -> dict[str, list[float]]:
         ids, vectors_NV = self.catalog.adapted(f"{MODEL}:1", tiny_artefact.V).read_all()
         return dict(zip(ids, vectors_NV.tolist(), strict=True))
@@ -93,6 +105,26 @@ def test_a_model_is_ready_once_its_index_is_written(world: World):
     assert not world.adaptation.step(), "nothing has changed"
 
 
+@linux
+@pytest.mark.parametrize("coded", [True, False])
+def test_pages_are_handed_back_where_codes_spare_most_of_them(
+    world: World, coded: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if coded:
+        if codes._queries_here() is None:
+            pytest.skip("this processor's products of 8-bit numbers are not exact")
+        monkeypatch.setattr(codes, "_WORTH_CODES", 1)
+    world.adaptation.step()
+    index = world.open(IndexFiles(world.folder / "indexes"))
+    assert index.folder is not None
+    assert dict(zip(index.ids, index.vectors_NV.tolist(), strict=True)) == expected(TEXTS)
+    assert resident_bytes(index.folder / "vectors.npy") > 0
+    index.hand_back()
+    left = resident_bytes(index.folder / "vectors.npy")
+    assert left == 0 if coded else left > 0, "without codes every question looks at every page"
+    assert dict(zip(index.ids, index.vectors_NV.tolist(), strict=True)) == expected(TEXTS)
+
+
 class TakenAway(IndexFiles):
     """Whose files a newer index takes away once they are mapped."""
 
@@ -104,13 +136,7 @@ class TakenAway(IndexFiles):
 
 def test_an_index_that_is_taken_away_once_it_is_mapped_serves_on(world: World):
     world.adaptation.step()
-    row = world.control.models.resolve(CATALOG, f"{MODEL}:1")
-    index, _ = TakenAway(world.folder / "indexes").open(
-        table=world.catalog.adapted(f"{MODEL}:1", tiny_artefact.V),
-        artefact=Path(row.artefact_path),
-        digest=row.digest,
-        vector_dim=tiny_artefact.V,
-    )
+    index = world.open(TakenAway(world.folder / "indexes"))
     assert not list((world.folder / "indexes").glob("*/vectors.npy"))
     assert dict(zip(index.ids, index.vectors_NV.tolist(), strict=True)) == expected(TEXTS)
 

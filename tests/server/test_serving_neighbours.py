@@ -12,6 +12,7 @@ import pytest
 from dmesr_server.serving import codes, neighbours
 from dmesr_server.serving.neighbours import Found, Neighbours
 from dmesr_server.store import CatalogStore, EmbeddingTable, Store
+from resident import linux, resident_bytes
 from store_workers import column
 
 ITEMS, WIDTH = 5_000, 16
@@ -106,6 +107,8 @@ def test_codes_find_what_floats_find(
     assert rows_R is not None
     assert 10 <= len(rows_R) < ITEMS / 32
     ask_all()
+    searched.hand_back()
+    ask_all()
 
 
 def test_codes_are_of_the_version_that_is_searched(searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable):
@@ -156,3 +159,19 @@ def test_ids_are_arrow_texts_for_filters(searched: Neighbours, catalog: CatalogS
     wait_for_codes(searched)
     assert searched.find(catalog, table, "text", numbers()[0], 5, allowed=allowed).neighbours == []
     assert set(seen) == {pa.large_string()}
+
+
+@linux
+def test_what_searches_looked_at_is_handed_back_once_there_are_codes(
+    searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable, tmp_path: Path
+):
+    found = searched.find(catalog, table, "text", numbers()[0], 10)
+    (file,) = (tmp_path / "matrices").glob("*.arrow")
+    searched.hand_back()
+    assert resident_bytes(file) > 0, "without codes every search looks at every vector"
+    for _ in range(2):
+        searched.find(catalog, table, "text", numbers()[0], 10)
+    wait_for_codes(searched)
+    searched.hand_back()
+    assert resident_bytes(file) == 0
+    check(searched.find(catalog, table, "text", numbers()[0], 10), found.neighbours)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dmesr_server.mapped_file import MappedFile
 from dmesr_server.serving.codes import ItemCodes, codes_of
 from dmesr_server.serving.item_ids import ItemIds
 
@@ -26,6 +27,7 @@ class ItemIndex:
         vectors_NV: Their vectors, float32, C-contiguous.
         counts_N: Their interactions in training, int64; 0 for an item that is new.
         folder: Where the files are that the vectors are mapped from; None where they are in memory.
+        file: What the vectors are mapped by; None where they are in memory.
         codes: The vectors in eight bits; None where they would not pay, or were not made (:meth:`coded`).
     """
 
@@ -33,6 +35,7 @@ class ItemIndex:
     vectors_NV: np.ndarray
     counts_N: np.ndarray
     folder: Path | None = None
+    file: MappedFile | None = None
     codes: ItemCodes | None = None
 
     def __len__(self) -> int:
@@ -68,6 +71,11 @@ class ItemIndex:
         """
         return replace(self, codes=codes_of(self.vectors_NV if vectors_NV is None else vectors_NV))
 
+    def hand_back(self) -> None:
+        """Lets go of vectors that were looked at, where few are looked at by one question; they stay mapped."""
+        if self.file is not None and self.codes is not None:
+            self.file.hand_back()
+
     def without(self, item_ids: Collection[str]) -> ItemIndex:
         """The index with these items left out and without codes, which take long to make; itself if it holds none."""
         gone = self.rows_of(item_ids)
@@ -85,6 +93,7 @@ def indexed(
     counts_N: np.ndarray,
     *,
     folder: Path | None = None,
+    file: MappedFile | None = None,
 ) -> ItemIndex:
     """Makes an index of items that are in order, each once; Arrow's ids and the arrays are taken as they are."""
     vectors_NV.flags.writeable = False
@@ -94,4 +103,5 @@ def indexed(
         vectors_NV=vectors_NV,
         counts_N=counts_N,
         folder=folder,
+        file=file,
     )

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dmesr_server import disk_room
+from dmesr_server.mapped_file import MappedFile
 from dmesr_server.serving.artefact import read_counts
 from dmesr_server.serving.index import ItemIndex, indexed
 from dmesr_server.store import VECTOR, AdaptedSnapshot, AdaptedTable
@@ -204,22 +205,26 @@ def _mapped(place: Path) -> ItemIndex | None:
         with pa.memory_map(str(place / _ITEMS)) as file, pa.ipc.open_file(file) as reader:
             items = reader.get_batch(0)  # stays mapped for as long as its columns are held
             ids, counts_N = items.column(0), items.column(1).to_numpy()
-        return indexed(ids, _vectors(place), counts_N, folder=place)
+        file = MappedFile(place / _VECTORS)
+        return indexed(ids, _vectors(file), counts_N, folder=place, file=file)
     except FileNotFoundError:
         return None
 
 
-def _vectors(place: Path) -> np.ndarray:
-    """A mapping of the vectors, float32 [N, V]."""
+def _vectors(file: MappedFile) -> np.ndarray:
+    """The vectors in a file, float32 [N, V]."""
     # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
-    vectors_NV: np.ndarray = np.load(place / _VECTORS, mmap_mode="r").view(np.ndarray)
-    return vectors_NV
+    bytes_ = file.mapping
+    bytes_.seek(0)
+    np.lib.format.read_magic(bytes_)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(bytes_)
+    return np.frombuffer(bytes_, dtype, offset=bytes_.tell()).reshape(shape)
 
 
 def _vectors_apart(place: Path) -> np.ndarray | None:
     """The same by another mapping; None where a newer index has taken the files away: what is mapped already stays."""
     try:
-        return _vectors(place)
+        return _vectors(MappedFile(place / _VECTORS))
     except FileNotFoundError:
         return None
 

@@ -142,6 +142,13 @@ class LiveModels:
             self._guarded(key, functools.partial(self._refresh_one, key, served))
         self.attributes.refresh()
 
+    def hand_back(self) -> None:
+        """Lets go of vectors that answers have looked at; they stay mapped."""
+        with self._lock:
+            held = list(self._served.values())
+        for served in held:
+            served.index.hand_back()
+
     def forget_items(self, *, catalog: str, item_ids: Collection[str]) -> None:
         """Takes deleted items out of every index of the catalog at once."""
         with self._lock:

@@ -1,7 +1,7 @@
-"""What serving does in the background: adapts models, follows changes, lets expired pins go.
+"""What serving does in the background: adapts models, follows changes, lets go of expired pins and of memory.
 
-Of several workers on one machine one adapts and sweeps; all follow changes. Who changes something tells the others, so
-that they look at once instead of at the next poll.
+Of several workers on one machine one adapts and sweeps; all follow changes and hand back memory. Who changes something
+tells the others, so that they look at once instead of at the next poll.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dmesr_server.memory import hand_back
 from dmesr_server.serving.adaptation import Adaptation
 from dmesr_server.serving.index_files import IndexFiles
 from dmesr_server.serving.live import LiveModels
+from dmesr_server.serving.neighbours import Neighbours
 from dmesr_server.serving.publishing import remove_leftovers
 from dmesr_server.store import Store
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_SECONDS = 10.0
+_HAND_BACK_SECONDS = 10.0
 _LARGE_LOOK_SECONDS = 0.25  # a look that took so long has had columns of very many items in memory
 _LONGEST_DELAY = 30.0  # seconds between attempts while the stores are out of reach
 _SHORTEST_DELAY = 0.05  # seconds between two looks, however many changes are told of
@@ -45,6 +47,7 @@ class ServingLoop:
         store: Store,
         control: Control,
         live: LiveModels,
+        neighbours: Neighbours,
         adaptation: Adaptation | None,
         files: IndexFiles,
         artefacts: Path,
@@ -57,6 +60,7 @@ class ServingLoop:
             store: Where vectors are.
             control: Models and pins.
             live: The models that answer.
+            neighbours: The searches.
             adaptation: What adapts models; None where another process does that and sweeps.
             files: The indexes that this machine's processes share.
             artefacts: The folder of the models' files.
@@ -66,6 +70,7 @@ class ServingLoop:
         self._store = store
         self._control = control
         self._live = live
+        self._neighbours = neighbours
         self._adaptation = adaptation
         self._files = files
         self._artefacts = artefacts
@@ -109,14 +114,14 @@ class ServingLoop:
         self._event_loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat("refresh", self._live.refresh, self._poll_seconds, wanted=self._to_refresh))
+            tasks.create_task(self._repeat("memory", self._hand_back, _HAND_BACK_SECONDS))
             if self._adaptation is not None:
                 adapt = functools.partial(self._adapt, self._adaptation)
                 tasks.create_task(self._repeat("adaptation", adapt, self._poll_seconds, wanted=self._to_adapt))
-                tasks.create_task(self._repeat("sweep", self.sweep, _SWEEP_SECONDS))
+                tasks.create_task(self._repeat("sweep", self._sweep, _SWEEP_SECONDS))
 
-    def sweep(self) -> None:
-        """Gives back expired pins and freed memory, and removes uploads that nobody will finish."""
-        hand_back()
+    def _sweep(self) -> None:
+        """Gives back expired pins, and removes uploads that nobody will finish."""
         for pin in self._control.pins.expired():
             # A pin of a dropped catalog has no table left to unpin.
             with contextlib.suppress(ServiceError):
@@ -124,6 +129,11 @@ class ServingLoop:
             self._control.pins.release(pin.pin_id)
         remove_leftovers(self._artefacts)
         self._files.sweep()
+
+    def _hand_back(self) -> None:
+        self._live.hand_back()
+        self._neighbours.hand_back()
+        hand_back()
 
     def _adapt(self, adaptation: Adaptation) -> None:
         started = time.monotonic()

@@ -88,6 +88,13 @@ class Neighbours:
         self._coding.shutdown(cancel_futures=True)
         self._matrices.clear()
 
+    def hand_back(self) -> None:
+        """Lets go of what searches by codes have looked at; the matrices stay mapped."""
+        with self._lock:
+            coded = [kept.matrix for kept in self._matrices.values() if kept.codes is not None]
+        for matrix in coded:
+            matrix.file.hand_back()
+
     def find(
         self,
         catalog: CatalogStore,

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ServiceError
+from ..mapped_file import MappedFile
 from ..topk import best
 from .key_order import position_after
 from .schemas import incarnation
@@ -83,11 +84,13 @@ class SourceMatrix:
         ids_N: The items, ascending by their UTF-8 bytes; large_string.
         units: The matrix.
         version: Of the table.
+        file: What it is mapped by.
     """
 
     ids_N: pa.LargeStringArray
     units: Units
     version: int
+    file: MappedFile
 
     def nearest(
         self,
@@ -162,7 +165,7 @@ def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:
     file = folder / f"{of_source}.{table_id}.{snapshot.version}.arrow"
     try:
         return _mapped(file, snapshot.version)
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (FileNotFoundError, ValueError):  # after a crash of the machine it may be there without its content
         pass
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
@@ -205,11 +208,13 @@ def _write(file: Path, parts: Iterator[tuple[pa.Array, np.ndarray]], dim: int) -
 
 
 def _mapped(file: Path, version: int) -> SourceMatrix:
-    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    mapped = MappedFile(file)
+    reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped.mapping)))
     batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
     ids = [batch.column("item_id") for batch in batches]
     return SourceMatrix(
         ids_N=pa.concat_arrays(ids) if ids else pa.array([], pa.large_string()),
         units=Units([batch.column("unit").flatten().to_numpy().reshape(batch.num_rows, -1) for batch in batches]),
         version=version,
+        file=mapped,
     )
