@@ -247,8 +247,7 @@ class CallLayer:
                 if handler.response_streaming:
                     await streamed(request, context)
                 else:
-                    answer = await answered(request, context)
-                    self._check_answer(answer)
+                    answer = self._written(await answered(request, context))
             except ServiceError as raised:
                 error = raised
             except (asyncio.CancelledError, grpc.aio.AbortError, grpc.aio.BaseError):
@@ -263,7 +262,8 @@ class CallLayer:
             await _abort(context, error)
             return None
 
-        return like(handler, call, _parsing(handler, max_bytes=self._max_message_bytes))
+        parse = _parsing(handler, max_bytes=self._max_message_bytes)
+        return like(handler, call, parse, answers_bytes=not handler.response_streaming)
 
     async def _checked(self, requests: AsyncIterator[Message | _Refused]) -> AsyncIterator[Message]:
         watch = WATCH.get()
@@ -272,15 +272,17 @@ class CallLayer:
                 watch.moved()
             yield _accepted(request)
 
-    def _check_answer(self, answer: Message) -> None:
+    def _written(self, answer: Message) -> bytes:
+        """The answer's bytes; gRPC would write them once more to send them."""
+        data = answer.SerializeToString()
         # A client with the usual cap would fail with a bare RESOURCE_EXHAUSTED that tells it nothing.
-        size = answer.ByteSize()
-        if size > self._max_message_bytes:
+        if len(data) > self._max_message_bytes:
             raise ServiceError(
                 "REQUEST_TOO_LARGE",
-                f"the answer would have {size} bytes, at most {self._max_message_bytes} (max_message_bytes) are "
+                f"the answer would have {len(data)} bytes, at most {self._max_message_bytes} (max_message_bytes) are "
                 "allowed; ask for less in one call",
                 limit="max_message_bytes",
                 expected=self._max_message_bytes,
-                actual=size,
+                actual=len(data),
             )
+        return data

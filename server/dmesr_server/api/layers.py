@@ -62,15 +62,29 @@ class LayeredHandlers(Service):
         return method
 
 
-def like(handler: Handler, behaviour: Callable[..., Any], parse: Callable[[bytes], Any] | None = None) -> Handler:
-    """The same kind of method with another behaviour, and messages read by `parse` where it is given."""
+def like(
+    handler: Handler,
+    behaviour: Callable[..., Any],
+    parse: Callable[[bytes], Any] | None = None,
+    *,
+    answers_bytes: bool = False,
+) -> Handler:
+    """The same kind of method with another behaviour.
+
+    Args:
+        handler: The method.
+        behaviour: What it does instead.
+        parse: Reads its messages; as before where it is not given.
+        answers_bytes: The behaviour writes its answer out itself.
+    """
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    return make(behaviour, parse or handler.request_deserializer, handler.response_serializer)
+    write = None if answers_bytes else handler.response_serializer
+    return make(behaviour, parse or handler.request_deserializer, write)
 
 
 def behaviour(handler: Handler) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 _CHUNK = 65_536  # ids that are objects at a time while the hashes are made
 #: Ids that were asked for are kept as objects, since most are asked for again and again; up to about 10 MB of them.
 _KEPT = 65_536
+_FEW = 16_384  # ids of which all are kept so from the start: about 3 MB, and no call looks one up by its hash
 
 
 class ItemIds(Sequence[str]):
@@ -32,17 +33,18 @@ class ItemIds(Sequence[str]):
         order_N = np.argsort(hashes_N)
         self._hashes_N = hashes_N[order_N]  # ascending
         self._rows_N = order_N.astype(np.int32)  # whose each hash is
-        self._row_of: dict[str, int] = {}
-        self._id_of: dict[int, str] = {}
+        few = list(self) if len(self) <= _FEW else []
+        self._row_of: dict[str, int] = dict(zip(few, range(len(few)), strict=True))
+        self._id_of: dict[int, str] = dict(enumerate(few))
 
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """The row of each id, -1 where it is not among them; int64 [K]."""
         known = self._row_of
-        rows = [known.get(item_id, -1) for item_id in item_ids]
-        missing = [place for place, row in enumerate(rows) if row < 0]
-        if missing:
+        rows = list(map(known.get, item_ids))
+        if None in rows:
             if len(known) > _KEPT:
                 known = self._row_of = {}
+            missing = [place for place, row in enumerate(rows) if row is None]
             asked = [item_ids[place] for place in missing]
             for place, item_id, row in zip(missing, asked, self._looked_up(asked).tolist(), strict=True):
                 rows[place] = row

@@ -170,7 +170,7 @@ def _plans(model: ServedModel, questions: Sequence[Question]) -> list[_Plan]:
     index = model.index
     # All histories in one look: see :mod:`dmesr_server.topk` for what a step for each of them would cost.
     rows_X = index.ids.rows([item_id for question in questions for item_id in question.history])
-    ends = np.cumsum([len(question.history) for question in questions]).tolist()
+    ends = list(itertools.accumulate(len(question.history) for question in questions))
     all_known = bool((rows_X >= 0).all())
     return [
         _plan(model, place, question, rows_X[start:end], all_known)
@@ -357,6 +357,8 @@ def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def _users_of_part(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     lengths_B = np.array([len(row) for row in rows], np.int64)
+    if len(rows) == 1:
+        return model.user_tower.run(model.index.vectors_NV[rows[0]][None], lengths_B)
     real_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
     rows_BT = np.zeros(real_BT.shape, np.int64)
     rows_BT[real_BT] = np.concatenate(rows)
