@@ -262,6 +262,19 @@ def test_sweep_and_search(table2: tuple[Path, Path], tmp_path: Path):
     _run(*arguments, cells=cells, output=tmp_path / "two")
     assert _finished(cells) == before
     assert _results(tmp_path / "two")["searches"] == results["searches"]
+    # On another machine they are told by the folder; a longer search goes on from there.
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(cells / "vectors", elsewhere / "vectors")
+    longer = [*arguments[: arguments.index("--search")], *arguments[arguments.index("--seeds") :], "--search", "3"]
+    _run(*longer, "--runs-from", str(tmp_path / "one"), "--only-report", cells=elsewhere, output=tmp_path / "three")
+    taken = set()
+    for search in _results(tmp_path / "three")["searches"]:
+        *told, last = search["trials"]
+        taken |= {trial.pop("taken_from") for trial in told}
+        first = searched[search["method"]]["trials"]
+        assert told == [{name: trial[name] for name in trial if name != "taken_from"} for trial in first]
+        assert (last["valid"], last["problem"]) == (None, "not run")
+    assert taken == {"", "one"}  # what a row of the table tells of is a finished cell
 
 
 def test_describers_and_ablations(table2: tuple[Path, Path], tmp_path: Path):

@@ -88,8 +88,8 @@ class Shared:
     runs_from: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Take runs from an earlier experiment's folder where data, vectors and every setting are equal. "
-            "Repeatable.",
+            help="Take runs, and trials of a search, from an earlier experiment's folder where data, vectors and every "
+            "setting are equal. Repeatable.",
             metavar="DIR",
         ),
     ] = None

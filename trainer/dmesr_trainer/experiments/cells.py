@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dmesr_trainer.config import TrainConfig
 from dmesr_trainer.experiments import earlier
+from dmesr_trainer.experiments.earlier import EarlierTrial
 from dmesr_trainer.experiments.storage import read_json, read_parquet, write_json
 
 _NAME_DIGITS = 20  # of the hash that names a cell's folder
@@ -178,7 +179,7 @@ class CellStore:
     """
 
     def __init__(self, folder: Path, *, runs_from: Sequence[Path] = ()) -> None:
-        self.folder, self._earlier = folder, earlier.read(runs_from)
+        self.folder, self._earlier, self._tried = folder, earlier.read(runs_from), earlier.trials(runs_from)
         self.data, self.vectors, self.cells = folder / "data", folder / "vectors", folder / "cells"
         for made in (self.data, self.vectors, self.cells):
             made.mkdir(parents=True, exist_ok=True)
@@ -197,6 +198,10 @@ class CellStore:
         if name in self._earlier and not cell.finished:
             self._earlier[name].fill(cell.folder)
         return cell
+
+    def tried(self, spec: CellSpec) -> EarlierTrial | None:
+        """What an earlier search tells of these settings; of no interest where the cell is finished."""
+        return self._tried.get(spec.name)
 
     def data_folder(self, spec: CellSpec) -> Path:
         """Where a cell finds its histories."""

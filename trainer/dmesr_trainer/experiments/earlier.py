@@ -1,6 +1,7 @@
 """Runs that an experiment's folder already tells of: a cell of the same name is filled from there, not run again.
 
-A cell's name is a hash over the data, the vectors and every setting, so what is taken cannot differ in any of them.
+Of a search's trials a folder tells what came out on validation, which is all that a further search wants of them. A
+cell's name is a hash over the data, the vectors and every setting, so what is taken cannot differ in any of them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,19 @@ class EarlierRun:
         return pa.table([pa.array(["test"] * found.num_rows, pa.utf8()), *columns], names=names)
 
 
+@dataclass(frozen=True)
+class EarlierTrial:
+    """What an experiment's folder tells of a trial of its search.
+
+    Attributes:
+        valid: Sampled validation NDCG@k of the best epoch.
+        folder: The experiment's, by name.
+    """
+
+    valid: float
+    folder: str
+
+
 def read(folders: Sequence[Path]) -> dict[str, EarlierRun]:
     """The runs of these folders by the names of their cells; the first folder that tells of one counts.
 
@@ -80,6 +94,22 @@ def read(folders: Sequence[Path]) -> dict[str, EarlierRun]:
                 continue
             code = by_commit.get(line["commit"], {"digest": "", "commit": line["commit"]})
             found.setdefault(line["cell"], EarlierRun(line, folder, code, results["versions"]))
+    return found
+
+
+def trials(folders: Sequence[Path]) -> dict[str, EarlierTrial]:
+    """The trials of the searches of these folders by the names of their cells; of those that have a value.
+
+    Args:
+        folders: Of experiments, as :func:`read` takes them.
+    """
+    found: dict[str, EarlierTrial] = {}
+    for folder in folders:
+        for search in read_json(folder / "results.json").get("searches", ()):
+            for trial in search["trials"]:
+                if trial["valid"] is not None:
+                    told_by = trial.get("taken_from") or folder.name
+                    found.setdefault(trial["cell"], EarlierTrial(trial["valid"], told_by))
     return found
 
 

@@ -1,7 +1,8 @@
 """Free searches of settings, by the validation events alone, with the same number of trials for every method.
 
 A trial is a cell, and what the sampler asks for depends on its seed and on the values of the trials before: a search
-that was interrupted goes through the same trials again without running any twice.
+that was interrupted goes through the same trials again without running any twice. So does a longer one with the trials
+that the folder of a shorter one tells of.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Trial:
         valid: Sampled validation NDCG@k of the best epoch; None where the run failed or is not there.
         cell: The name of its folder.
         problem: Why there is no value.
+        taken_from: The experiment whose search told the value, where it was not run again.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Trial:
     valid: float | None
     cell: str
     problem: str = ""
+    taken_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Search:
                     "valid": trial.valid,
                     "cell": trial.cell,
                     "problem": trial.problem,
+                    "taken_from": trial.taken_from,
                 }
                 for trial in self.trials
             ],
@@ -135,11 +139,13 @@ def _run(
         for place, settings in enumerate(chosen)
     ]
     tasks = [setup.task(arm, arm.seeds[0]) for arm in arms]
-    failures = [] if setup.only_report else pool.run(tasks, label=f"searching {setup.arm(method, backbone).label}")
+    earlier = [None if task.cell.finished else setup.store.tried(task.cell.spec) for task in tasks]
+    wanted = [task for task, told in zip(tasks, earlier, strict=True) if told is None]
+    failures = [] if setup.only_report else pool.run(wanted, label=f"searching {setup.arm(method, backbone).label}")
     problems = {failure.label: failure.message for failure in failures}
     found = []
-    for place, (task, settings) in enumerate(zip(tasks, chosen, strict=True)):
-        valid = None
+    for place, (task, settings, told) in enumerate(zip(tasks, chosen, earlier, strict=True)):
+        valid = None if told is None else told.valid
         if task.cell.finished:
             figures = task.cell.result.metrics["valid"]["sampled"]
             valid = figures[f"ndcg@{whole.evaluation.k}"]
@@ -150,6 +156,7 @@ def _run(
                 valid=valid,
                 cell=task.cell.folder.name,
                 problem=problems.get(task.label, "" if valid is not None else "not run"),
+                taken_from="" if told is None else told.folder,
             )
         )
     return found
