@@ -154,8 +154,11 @@ def _legend(rows: Sequence[Row]) -> str:
     seeds = sorted({len(row.measured.seeds) for row in rows})
     told = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "no"
     star = any("best" in row.tests for row in rows)
+    means = f"Means over {told} seeds ± the standard deviation of the seeds' means"
+    if told == "1":
+        means = "Of one seed"
     return (
-        f"Means over {told} seeds ± the standard deviation of the seeds' means, [95 % interval over users]. Tests are "
+        f"{means}, [95 % interval over users]. Tests are "
         "two-sided paired t-tests over users, on each user's value averaged over seeds; p (Holm) is corrected for all "
         "rows of one metric that are compared with the same kind of row."
         + (" \\*: above the best baseline at p (Holm) < 0.05." if star else "")
