@@ -10,6 +10,7 @@ class MappedFile:
     """A whole file, mapped. It stays readable when its name is gone, for as long as this or a view of it is held.
 
     Attributes:
+        path: Where it was when it was mapped.
         mapping: The bytes; NumPy and Arrow take them as they are.
     """
 
@@ -20,6 +21,7 @@ class MappedFile:
             FileNotFoundError: There is none.
             ValueError: It is empty.
         """
+        self.path = path
         with path.open("rb") as file:
             self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

@@ -175,3 +175,13 @@ def test_what_searches_looked_at_is_handed_back_once_there_are_codes(
     searched.hand_back()
     assert resident_bytes(file) == 0
     check(searched.find(catalog, table, "text", numbers()[0], 10), found.neighbours)
+
+
+def test_a_matrix_that_lost_its_content_is_made_anew(catalog: CatalogStore, table: EmbeddingTable, tmp_path: Path):
+    first, second = Neighbours(tmp_path / "matrices"), Neighbours(tmp_path / "matrices")
+    found = first.find(catalog, table, "text", numbers()[0], 10)
+    first.close()
+    (file,) = (tmp_path / "matrices").glob("*.arrow")
+    file.write_bytes(b"")
+    assert second.find(catalog, table, "text", numbers()[0], 10) == found
+    second.close()

@@ -273,7 +273,7 @@ class CallLayer:
             yield _accepted(request)
 
     def _written(self, answer: Message) -> bytes:
-        """The answer's bytes; gRPC would write them once more to send them."""
+        """The answer written out: to tell its size, protobuf does so anyway, and gRPC would a second time."""
         data = answer.SerializeToString()
         # A client with the usual cap would fail with a bare RESOURCE_EXHAUSTED that tells it nothing.
         if len(data) > self._max_message_bytes:

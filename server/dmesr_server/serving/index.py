@@ -26,7 +26,6 @@ class ItemIndex:
         ids: The items, ascending: an equal score is decided by the smaller row, hence by the smaller id.
         vectors_NV: Their vectors, float32, C-contiguous.
         counts_N: Their interactions in training, int64; 0 for an item that is new.
-        folder: Where the files are that the vectors are mapped from; None where they are in memory.
         file: What the vectors are mapped by; None where they are in memory.
         codes: The vectors in eight bits; None where they would not pay, or were not made (:meth:`coded`).
     """
@@ -34,13 +33,17 @@ class ItemIndex:
     ids: ItemIds
     vectors_NV: np.ndarray
     counts_N: np.ndarray
-    folder: Path | None = None
     file: MappedFile | None = None
     codes: ItemCodes | None = None
 
     def __len__(self) -> int:
         """How many items it holds."""
         return len(self.ids)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the file is that the vectors are mapped by; None where they are in memory."""
+        return None if self.file is None else self.file.path.parent
 
     @property
     def arrow_ids(self) -> pa.LargeStringArray:
@@ -92,7 +95,6 @@ def indexed(
     vectors_NV: np.ndarray,
     counts_N: np.ndarray,
     *,
-    folder: Path | None = None,
     file: MappedFile | None = None,
 ) -> ItemIndex:
     """Makes an index of items that are in order, each once; Arrow's ids and the arrays are taken as they are."""
@@ -102,6 +104,5 @@ def indexed(
         ids=ItemIds(ids),
         vectors_NV=vectors_NV,
         counts_N=counts_N,
-        folder=folder,
         file=file,
     )

@@ -202,23 +202,21 @@ def _fill(vectors_NV: np.ndarray, ids: pa.LargeStringArray, snapshot: AdaptedSna
 def _mapped(place: Path) -> ItemIndex | None:
     """The index in a folder; None where there is none."""
     try:
-        with pa.memory_map(str(place / _ITEMS)) as file, pa.ipc.open_file(file) as reader:
+        with pa.memory_map(str(place / _ITEMS)) as listed, pa.ipc.open_file(listed) as reader:
             items = reader.get_batch(0)  # stays mapped for as long as its columns are held
             ids, counts_N = items.column(0), items.column(1).to_numpy()
         file = MappedFile(place / _VECTORS)
-        return indexed(ids, _vectors(file), counts_N, folder=place, file=file)
+        return indexed(ids, _vectors(file), counts_N, file=file)
     except FileNotFoundError:
         return None
 
 
 def _vectors(file: MappedFile) -> np.ndarray:
-    """The vectors in a file, float32 [N, V]."""
+    """The vectors in a file that was mapped just now, float32 [N, V]."""
     # A plain array over the mapping: slices of numpy's own type for mapped files cost several times as much.
-    bytes_ = file.mapping
-    bytes_.seek(0)
-    np.lib.format.read_magic(bytes_)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(bytes_)
-    return np.frombuffer(bytes_, dtype, offset=bytes_.tell()).reshape(shape)
+    np.lib.format.read_magic(file.mapping)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file.mapping)
+    return np.frombuffer(file.mapping, dtype, offset=file.mapping.tell()).reshape(shape)
 
 
 def _vectors_apart(place: Path) -> np.ndarray | None:

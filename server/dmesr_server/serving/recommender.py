@@ -357,8 +357,6 @@ def _users(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def _users_of_part(model: ServedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     lengths_B = np.array([len(row) for row in rows], np.int64)
-    if len(rows) == 1:
-        return model.user_tower.run(model.index.vectors_NV[rows[0]][None], lengths_B)
     real_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
     rows_BT = np.zeros(real_BT.shape, np.int64)
     rows_BT[real_BT] = np.concatenate(rows)

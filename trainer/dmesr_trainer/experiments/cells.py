@@ -179,7 +179,7 @@ class CellStore:
     """
 
     def __init__(self, folder: Path, *, runs_from: Sequence[Path] = ()) -> None:
-        self.folder, self._earlier, self._tried = folder, earlier.read(runs_from), earlier.trials(runs_from)
+        self.folder, self._earlier = folder, earlier.read(runs_from)
         self.data, self.vectors, self.cells = folder / "data", folder / "vectors", folder / "cells"
         for made in (self.data, self.vectors, self.cells):
             made.mkdir(parents=True, exist_ok=True)
@@ -195,13 +195,13 @@ class CellStore:
             write_json(folder / "cell.json", json.loads(identity))
             self._known[identity] = folder
         cell = Cell(spec, self._known[identity])
-        if name in self._earlier and not cell.finished:
-            self._earlier[name].fill(cell.folder)
+        if name in self._earlier.runs and not cell.finished:
+            self._earlier.runs[name].fill(cell.folder)
         return cell
 
     def tried(self, spec: CellSpec) -> EarlierTrial | None:
         """What an earlier search tells of these settings; of no interest where the cell is finished."""
-        return self._tried.get(spec.name)
+        return self._earlier.trials.get(spec.name)
 
     def data_folder(self, spec: CellSpec) -> Path:
         """Where a cell finds its histories."""

@@ -75,15 +75,27 @@ class EarlierTrial:
     folder: str
 
 
-def read(folders: Sequence[Path]) -> dict[str, EarlierRun]:
-    """The runs of these folders by the names of their cells; the first folder that tells of one counts.
+@dataclass(frozen=True)
+class Earlier:
+    """What folders of experiments tell of, by the names of the cells; the first folder that tells of one counts.
 
-    Runs that left items out of training are not among them: a folder keeps their ranks for all folds together.
+    Attributes:
+        runs: Those that left items out of training are not among them: a folder keeps their ranks for all folds in one.
+        trials: Those of a search that have a value.
+    """
+
+    runs: Mapping[str, EarlierRun]
+    trials: Mapping[str, EarlierTrial]
+
+
+def read(folders: Sequence[Path]) -> Earlier:
+    """Reads what these folders tell of.
 
     Raises:
         ValueError: A folder is not that of an experiment.
     """
-    found: dict[str, EarlierRun] = {}
+    runs: dict[str, EarlierRun] = {}
+    trials: dict[str, EarlierTrial] = {}
     for folder in folders:
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
             raise ValueError(f"{folder} is no experiment's folder: it has no {missing[0]}; name one that holds a table")
@@ -93,24 +105,12 @@ def read(folders: Sequence[Path]) -> dict[str, EarlierRun]:
             if any(value is not None for name, value in line.items() if name.startswith("cold_")):
                 continue
             code = by_commit.get(line["commit"], {"digest": "", "commit": line["commit"]})
-            found.setdefault(line["cell"], EarlierRun(line, folder, code, results["versions"]))
-    return found
-
-
-def trials(folders: Sequence[Path]) -> dict[str, EarlierTrial]:
-    """The trials of the searches of these folders by the names of their cells; of those that have a value.
-
-    Args:
-        folders: Of experiments, as :func:`read` takes them.
-    """
-    found: dict[str, EarlierTrial] = {}
-    for folder in folders:
-        for search in read_json(folder / "results.json").get("searches", ()):
-            for trial in search["trials"]:
-                if trial["valid"] is not None:
-                    told_by = trial.get("taken_from") or folder.name
-                    found.setdefault(trial["cell"], EarlierTrial(trial["valid"], told_by))
-    return found
+            runs.setdefault(line["cell"], EarlierRun(line, folder, code, results["versions"]))
+        for trial in (trial for search in results.get("searches", ()) for trial in search["trials"]):
+            if trial["valid"] is not None:
+                told_by = trial.get("taken_from") or folder.name
+                trials.setdefault(trial["cell"], EarlierTrial(trial["valid"], told_by))
+    return Earlier(runs, trials)
 
 
 def _metrics(line: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

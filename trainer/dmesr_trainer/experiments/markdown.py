@@ -154,12 +154,10 @@ def _legend(rows: Sequence[Row]) -> str:
     seeds = sorted({len(row.measured.seeds) for row in rows})
     told = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "no"
     star = any("best" in row.tests for row in rows)
-    means = f"Means over {told} seeds ± the standard deviation of the seeds' means"
-    if told == "1":
-        means = "Of one seed"
+    means = "Of one seed" if told == "1" else f"Means over {told} seeds ± the standard deviation of the seeds' means"
     return (
-        f"{means}, [95 % interval over users]. Tests are "
-        "two-sided paired t-tests over users, on each user's value averaged over seeds; p (Holm) is corrected for all "
+        f"{means}, [95 % interval over users]. Tests are two-sided paired "
+        "t-tests over users, on each user's value averaged over seeds; p (Holm) is corrected for all "
         "rows of one metric that are compared with the same kind of row."
         + (" \\*: above the best baseline at p (Holm) < 0.05." if star else "")
         + " HR and NDCG without “full”: 1 positive among 100 sampled items that the user has not met, the same for all "

@@ -53,7 +53,7 @@ def grid_arms(setup: Setup, grid: Grid, *, methods: Sequence[str], backbones: Se
             called=f"{method} {grid.name}={value:g}",
             config=setup.config(method, backbone).changed(**{grid.setting: value}),
             role="variant",
-            group=f"values of {grid.name}, {method}",
+            group=_group(grid, method),
         )
         for method in chosen
         for backbone in backbones
@@ -131,7 +131,12 @@ def run(
 
 def _without_alignment(setup: Setup, backbone: str) -> Arm:
     config: TrainConfig = setup.config("dmesr", backbone).changed(alignment__weight=0.0)
-    return setup.arm("dmesr", backbone, called="dmesr α=0", config=config, role="variant", group="values of α, dmesr")
+    group = _group(GRIDS["alpha"], "dmesr")
+    return setup.arm("dmesr", backbone, called="dmesr α=0", config=config, role="variant", group=group)
+
+
+def _group(grid: Grid, method: str) -> str:
+    return f"values of {grid.name}, {method}"
 
 
 def _preset_of(row: Row, family: Sequence[Row]) -> Row | None:
