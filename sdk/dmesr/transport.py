@@ -158,6 +158,8 @@ class Transport:
             yield
         except grpc.aio.AioRpcError as error:
             told = await final_status(call, error)
+            if told.code() is grpc.StatusCode.OK:  # the server ended the call, content, while we were writing
+                raise _cut_short(name, self.target) from error
             raise from_rpc(told, target=self.target, call=name, seconds=seconds) from error
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -328,7 +330,7 @@ class Transport:
                             async with asyncio.timeout(seconds):
                                 response = await anext(responses)
                         except StopAsyncIteration:
-                            raise _cut_short(rpc, self.target) from None
+                            raise _cut_short(rpc.name, self.target) from None
                     room.release()
                     requests.answered()
                     yield tagged[0], response
@@ -338,7 +340,7 @@ class Transport:
                         async for _ in responses:
                             cut_short = True
                 if cut_short:
-                    raise _cut_short(rpc, self.target)
+                    raise _cut_short(rpc.name, self.target)
             except (DmesrError, asyncio.CancelledError):
                 # When sending is what failed (the user's generator raised), reading fails only as a consequence.
                 task = asyncio.current_task()
@@ -368,8 +370,8 @@ class Transport:
         return min(_CHUNK_BYTES, (await self.limits()).max_message_bytes // 2)
 
 
-def _cut_short(rpc: Rpc[Any, Any], target: str) -> ApiError:
+def _cut_short(name: str, target: str) -> ApiError:
     return ApiError(
-        f"{rpc.name} at {target}: the answers do not match the requests; is the server of another version?",
+        f"{name} at {target}: the answers do not match the requests; is the server of another version?",
         code=grpc.StatusCode.INTERNAL,
     )
