@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 from dmesr.v1 import embeddings_pb2 as pb
 from dmesr.v1 import enrichment_pb2, items_pb2
 from running_server import RunningServer
@@ -83,6 +84,13 @@ def test_an_index_is_made_in_the_background_and_told_of(start_server: Callable[.
             time.sleep(0.2)
         found = stubs.embeddings.FindNeighbours(request)
         assert (found.exact, len(found.neighbours), "007" in ids_of(found)) == (False, 5, False)
+        for _ in range(10):  # meanwhile the matrix is made, by which searches go from then on
+            time.sleep(0.1)
+            again = stubs.embeddings.FindNeighbours(request)
+            assert (again.exact, ids_of(again)) == (False, ids_of(found))
+            assert [one.similarity for one in again.neighbours] == pytest.approx(
+                [one.similarity for one in found.neighbours], abs=1e-5
+            )
         request.exact = True
         exact = stubs.embeddings.FindNeighbours(request)
         assert exact.exact

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from dmesr_server.serving import codes, neighbours
+from dmesr_server.serving import codes, matrices
 from dmesr_server.serving.neighbours import Found, Neighbours
 from dmesr_server.store import CatalogStore, EmbeddingTable, Store
 from resident import linux, resident_bytes
@@ -55,7 +56,7 @@ def put(table: EmbeddingTable, vectors_ND: np.ndarray) -> None:
 
 def wait_for_codes(searched: Neighbours, *, there: bool = True) -> None:
     deadline = time.monotonic() + 30
-    while [one.codes is not None for one in searched._matrices.values()] != [there]:
+    while [one.codes is not None for one in searched._matrices._kept.values()] != [there]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -67,6 +68,10 @@ def by_hand(vectors_ND: np.ndarray, query_D: np.ndarray, k: int, barred: list[in
     cosines_N[barred] = cosines_N[lengths_N == 0] = -np.inf
     rows = np.lexsort((np.arange(ITEMS), -cosines_N.round(7)))[:k]
     return [(IDS[row], float(cosines_N[row])) for row in rows if np.isfinite(cosines_N[row])]
+
+
+def find(searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable, *what: Any, **how: Any) -> Found:
+    return searched.find(catalog, table, *what, state=table.seen()[0], **how)
 
 
 def check(found: Found, expected: list[tuple[str, float]]) -> None:
@@ -90,20 +95,20 @@ def test_codes_find_what_floats_find(
                 for k in (1, 10, 60):
                     exclude = [] if row is None else [IDS[row]]
                     allowed = None if allowed_N is None else lambda ids: few[np.array(ids.to_pylist(), np.int64)]
-                    found = searched.find(catalog, table, "text", query_D, k, exclude=exclude, allowed=allowed)
+                    found = find(searched, catalog, table, "text", query_D, k, exclude=exclude, allowed=allowed)
                     barred = [] if row is None else [row]
                     if allowed_N is not None:
                         barred += np.flatnonzero(~allowed_N).tolist()
                     check(found, by_hand(vectors_ND, query_D, k, barred))
 
-    monkeypatch.setattr(neighbours, "_ASKED_BEFORE_CODES", 1_000)
+    monkeypatch.setattr(matrices, "_ASKED_BEFORE_CODES", 1_000)
     ask_all()  # by floats
-    (kept,) = searched._matrices.values()
+    (kept,) = searched._matrices._kept.values()
     assert kept.codes is None
-    monkeypatch.setattr(neighbours, "_ASKED_BEFORE_CODES", kept.asked + 1)
-    searched.find(catalog, table, "text", vectors_ND[0], 1)
+    monkeypatch.setattr(matrices, "_ASKED_BEFORE_CODES", kept.asked + 1)
+    find(searched, catalog, table, "text", vectors_ND[0], 1)
     wait_for_codes(searched)
-    rows_R = kept.near(vectors_ND[0] / np.linalg.norm(vectors_ND[0]), 10, np.zeros(0, np.int64), None)
+    rows_R = kept.by_codes(vectors_ND[0] / np.linalg.norm(vectors_ND[0]), 10, np.zeros(0, np.int64), None)
     assert rows_R is not None
     assert 10 <= len(rows_R) < ITEMS / 32
     ask_all()
@@ -114,37 +119,38 @@ def test_codes_find_what_floats_find(
 def test_codes_are_of_the_version_that_is_searched(searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable):
     query_D = numbers()[0]
     for asked in range(1, 6):
-        check(searched.find(catalog, table, "text", query_D, 5), by_hand(numbers(), query_D, 5, []))
+        check(find(searched, catalog, table, "text", query_D, 5), by_hand(numbers(), query_D, 5, []))
         if asked == 2:
-            (kept,) = searched._matrices.values()
+            (kept,) = searched._matrices._kept.values()
             assert kept.codes is None, "not for a matrix that is hardly asked"
     wait_for_codes(searched)
     put(table, numbers(seed=1))
-    check(searched.find(catalog, table, "text", query_D, 5), by_hand(numbers(seed=1), query_D, 5, []))
+    check(find(searched, catalog, table, "text", query_D, 5), by_hand(numbers(seed=1), query_D, 5, []))
     wait_for_codes(searched, there=False)
 
 
 def test_codes_of_all_matrices_have_a_bound(
     searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(neighbours, "_CODE_BYTES", 2 * ITEMS * WIDTH)
+    monkeypatch.setattr(matrices, "_CODE_BYTES", 2 * ITEMS * WIDTH)
     for source in ("clip", "ours"):
         table.declare(source, WIDTH)
         table.upsert(IDS, {source: column(numbers(), [None] * ITEMS)})
     for source in ("text", "clip", "ours"):
         for _ in range(3):
-            searched.find(catalog, table, source, numbers()[0], 5)
-        searched._coding.submit(int).result()  # the codes before it are made
-    coded = {key[2] for key, kept in searched._matrices.items() if kept.codes is not None}
+            find(searched, catalog, table, source, numbers()[0], 5)
+        searched._matrices._behind.submit(int).result()  # the codes before it are made
+    coded = {key[2] for key, kept in searched._matrices._kept.items() if kept.codes is not None}
     assert coded == {"clip", "ours"}, "the one that was asked longest ago has lost its own"
-    check(searched.find(catalog, table, "text", numbers()[0], 5), by_hand(numbers(), numbers()[0], 5, []))
-    monkeypatch.setattr(neighbours, "_CODE_BYTES", 1)
+    check(find(searched, catalog, table, "text", numbers()[0], 5), by_hand(numbers(), numbers()[0], 5, []))
+    monkeypatch.setattr(matrices, "_CODE_BYTES", 1)
     table.declare("late", WIDTH)
     table.upsert(IDS, {"late": column(numbers(), [None] * ITEMS)})
     for _ in range(3):
-        searched.find(catalog, table, "late", numbers()[0], 5)
-    searched._coding.submit(int).result()
-    assert not any(kept.codes for kept in searched._matrices.values()), "one that is too large for itself gets none"
+        find(searched, catalog, table, "late", numbers()[0], 5)
+    searched._matrices._behind.submit(int).result()
+    coded = [kept for kept in searched._matrices._kept.values() if kept.codes is not None]
+    assert not coded, "one that is too large for itself gets none"
 
 
 def test_ids_are_arrow_texts_for_filters(searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable):
@@ -155,9 +161,9 @@ def test_ids_are_arrow_texts_for_filters(searched: Neighbours, catalog: CatalogS
         return np.zeros(len(ids_N), bool)
 
     for _ in range(4):
-        assert searched.find(catalog, table, "text", numbers()[0], 5, allowed=allowed).neighbours == []
+        assert find(searched, catalog, table, "text", numbers()[0], 5, allowed=allowed).neighbours == []
     wait_for_codes(searched)
-    assert searched.find(catalog, table, "text", numbers()[0], 5, allowed=allowed).neighbours == []
+    assert find(searched, catalog, table, "text", numbers()[0], 5, allowed=allowed).neighbours == []
     assert set(seen) == {pa.large_string()}
 
 
@@ -165,23 +171,23 @@ def test_ids_are_arrow_texts_for_filters(searched: Neighbours, catalog: CatalogS
 def test_what_searches_looked_at_is_handed_back_once_there_are_codes(
     searched: Neighbours, catalog: CatalogStore, table: EmbeddingTable, tmp_path: Path
 ):
-    found = searched.find(catalog, table, "text", numbers()[0], 10)
+    found = find(searched, catalog, table, "text", numbers()[0], 10)
     (file,) = (tmp_path / "matrices").glob("*.arrow")
     searched.hand_back()
     assert resident_bytes(file) > 0, "without codes every search looks at every vector"
     for _ in range(2):
-        searched.find(catalog, table, "text", numbers()[0], 10)
+        find(searched, catalog, table, "text", numbers()[0], 10)
     wait_for_codes(searched)
     searched.hand_back()
     assert resident_bytes(file) == 0
-    check(searched.find(catalog, table, "text", numbers()[0], 10), found.neighbours)
+    check(find(searched, catalog, table, "text", numbers()[0], 10), found.neighbours)
 
 
 def test_a_matrix_that_lost_its_content_is_made_anew(catalog: CatalogStore, table: EmbeddingTable, tmp_path: Path):
     first, second = Neighbours(tmp_path / "matrices"), Neighbours(tmp_path / "matrices")
-    found = first.find(catalog, table, "text", numbers()[0], 10)
+    found = find(first, catalog, table, "text", numbers()[0], 10)
     first.close()
     (file,) = (tmp_path / "matrices").glob("*.arrow")
     file.write_bytes(b"")
-    assert second.find(catalog, table, "text", numbers()[0], 10) == found
+    assert find(second, catalog, table, "text", numbers()[0], 10) == found
     second.close()

@@ -55,7 +55,7 @@ def test_a_matrix_follows_its_table(table: EmbeddingTable, tmp_path: Path):
     (file,) = folder.iterdir()
     made = file.stat().st_mtime_ns
     again = matrix_of(table, "text", folder)
-    assert (again.version, file.stat().st_mtime_ns) == (first.version, made)  # mapped, not made anew
+    assert (again.state, file.stat().st_mtime_ns) == (first.state, made)  # mapped, not made anew
     put(table, ["b"], [[0, 1]])
     later = matrix_of(table, "text", folder)
     assert later.ids_N.to_pylist() == ["a", "b"]

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import grpc
-import numpy as np
 import pyarrow as pa
 from dmesr.v1 import embeddings_pb2 as pb
 from dmesr.v1 import embeddings_pb2_grpc
 from grpc.aio import ServicerContext
 
-from dmesr_server import filters
 from dmesr_server.api import recipes, translation, validation, vector_intake, vectors
 from dmesr_server.api.grouping import grouped, one_ahead
+from dmesr_server.api.neighbours import NeighbourSearches
 from dmesr_server.api.parts import Parts
+from dmesr_server.api.places import place_of, refuse_unknown
 from dmesr_server.api.read_ahead import read_ahead
 from dmesr_server.api.working import in_thread
 from dmesr_server.errors import ServiceError, invalid_field
 from dmesr_server.serving import sampling
-from dmesr_server.serving.artefact import parse_manifest
-from dmesr_server.serving.live import ModelKey, not_ready
 from dmesr_server.store import AdaptedTable, CatalogStore, EmbeddingTable, VectorIndex
 
 _Context = ServicerContext[Any, Any]
@@ -37,37 +34,11 @@ _TAKE_BYTES = 8 * 1024 * 1024  # of vectors looked up by id at a time
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where vectors are read: the table of a recipe or of a model."""
-
-    table: EmbeddingTable | AdaptedTable
-    recipe_id: str
-    model: str  # name:version, or empty
-
-
-@dataclass(frozen=True)
 class _Reading:
     """An answer about to be streamed."""
 
     first: pb.ReadEmbeddingsResponse
     messages: Iterator[bytes]
-
-
-@dataclass(frozen=True, eq=False)
-class _Search:
-    """What FindNeighbours is asked."""
-
-    catalog_name: str
-    catalog: CatalogStore
-    place: _Place
-    source: str
-    dim: int
-    k: int
-    vector_D: np.ndarray
-    encoder: Mapping[str, Any]  # of a text
-    exclude: tuple[str, ...]
-    filter_: filters.Filter | None
-    exact: bool
 
 
 def register(servicer: EmbeddingServicer, server: Any) -> None:
@@ -94,6 +65,7 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
     def __init__(self, parts: Parts):
         self._parts = parts
         self._limits = parts.config.limits
+        self._searches = NeighbourSearches(parts)
 
     async def ListRecipes(self, request: pb.ListRecipesRequest, context: _Context) -> pb.ListRecipesResponse:
         """Lists the catalog's recipes, newest first."""
@@ -142,12 +114,7 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
 
     async def FindNeighbours(self, request: pb.FindNeighboursRequest, context: _Context) -> pb.FindNeighboursResponse:
         """Finds the nearest items."""
-        search = await in_thread(self._search, request)
-        if request.WhichOneof("query") == "text":
-            # Here and not in the thread: texts of many calls go to the enricher in one question.
-            vector_D = await self._parts.query_encoder.encode(search.encoder, request.text)
-            search = replace(search, vector_D=vectors.checked_query(vector_D, dim=search.dim))
-        return await in_thread(self._nearest, search)
+        return await self._searches.find(request)
 
     async def PinEmbeddings(self, request: pb.PinEmbeddingsRequest, context: _Context) -> pb.PinEmbeddingsResponse:
         """Keeps the newest version readable for a time."""
@@ -202,39 +169,19 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             build_time=translation.timestamp(record.built),
         )
 
-    def _place(self, catalog_name: str, catalog: CatalogStore, request: Any) -> _Place:
-        control = self._parts.control
-        if request.WhichOneof("from") == "model":
-            validation.required(model=request.model)
-            model = control.models.resolve(catalog_name, request.model)
-            key = ModelKey.of(model)
-            if model.state != "READY":
-                raise not_ready(model)
-            dim = parse_manifest(model.manifest_json).vector_dim
-            return _Place(table=catalog.adapted(key.ref, dim), recipe_id=model.recipe_id, model=key.ref)
-        recipe = control.recipes.resolve(catalog_name, validation.recipe_ref(request.recipe))
-        return _Place(table=catalog.embeddings(recipe.recipe_id), recipe_id=recipe.recipe_id, model="")
-
     def _open(self, request: pb.ReadEmbeddingsRequest) -> _Reading:
-        row, catalog = self._parts.catalog(request.catalog)
         ids = validation.ids("item_ids", request.item_ids, self._limits)
         if request.version < 0:
             raise invalid_field("version", f"must be 0 (the newest) or a version, got {request.version}")
         if request.data_type not in pb.DataType.values():
             raise invalid_field("data_type", f"must be one of the enum, got {request.data_type}")
-        place = self._place(row.name, catalog, request)
+        place = place_of(self._parts, request)
         # Settled once: all of the stream is of one version, whatever is written meanwhile.
         version = request.version or place.table.version()
         dims = place.table.sources(version)
         names = validation.distinct(request.sources) or list(dims)
-        unknown = [name for name in names if name not in dims]
-        if unknown:
-            raise ServiceError(
-                "SOURCE_NOT_FOUND",
-                f"there is no source {unknown[0]!r}; there are: {', '.join(dims) or 'none yet'}",
-                source=unknown[0],
-                sources=", ".join(dims),
-            )
+        for name in names:
+            refuse_unknown(name, dims)
         fingerprint = place.table.fingerprint(names, version) if _asks_for_fingerprint(request) else ""
         stream = vectors.VectorStream(
             [vectors.WireSource(name, dims[name]) for name in names], half=request.data_type == pb.DATA_TYPE_FLOAT16
@@ -255,82 +202,6 @@ class EmbeddingServicer(embeddings_pb2_grpc.EmbeddingServiceServicer):
             first.rows = place.table.count(version)
             batches = place.table.scan(names, version, stream.batch_bytes)
         return _Reading(first=first, messages=_messages(stream, batches))
-
-    def _search(self, request: pb.FindNeighboursRequest) -> _Search:
-        """What is asked; the vector of a text is still to come."""
-        row, catalog = self._parts.catalog(request.catalog)
-        k = validation.k(request.k, self._limits)
-        place = self._place(row.name, catalog, request)
-        source = request.source or ("vector" if place.model else "text")
-        dims = place.table.sources()
-        if source not in dims:
-            raise ServiceError(
-                "SOURCE_NOT_FOUND",
-                f"there is no source {source!r}; there are: {', '.join(dims) or 'none yet'}",
-                source=source,
-                sources=", ".join(dims),
-            )
-        query = request.WhichOneof("query")
-        if query is None:
-            raise invalid_field("query", "give an item_id, a vector or a text to be near to")
-        vector_D = np.zeros(dims[source], np.float32)
-        encoder: Mapping[str, Any] = {}
-        if query == "vector":
-            vector_D = vectors.query_vector(request.vector, dim=dims[source])
-        elif query == "item_id":
-            vector_D = _vector_of(catalog, place, request.item_id, source)
-        else:
-            encoder = self._encoder(row.name, place, source, request.text)
-        return _Search(
-            catalog_name=row.name,
-            catalog=catalog,
-            place=place,
-            source=source,
-            dim=dims[source],
-            k=k,
-            vector_D=vector_D,
-            encoder=encoder,
-            exclude=(request.item_id,) if query == "item_id" else (),
-            filter_=filters.parse(request.filter) if request.filter else None,
-            exact=request.exact,
-        )
-
-    def _encoder(self, catalog_name: str, place: _Place, source: str, text: str) -> Mapping[str, Any]:
-        """The encoder that made the vectors of a source."""
-        validation.required(text=text.strip())
-        if len(text.encode()) > self._limits.max_attribute_bytes:
-            raise invalid_field("text", f"must have at most {self._limits.max_attribute_bytes} bytes")
-        recipe = self._parts.control.recipes.resolve(catalog_name, place.recipe_id)
-        if place.model or recipes.source_is_external(recipe, source):
-            made = "adapted by a model" if place.model else "written by clients"
-            raise ServiceError(
-                "ENCODER_UNAVAILABLE",
-                f"the vectors of {source!r} were {made}, so no encoder makes one like them of a text; search in a "
-                "source that enrichment made, or by item_id or vector",
-                source=source,
-            )
-        return recipes.encoder(recipe)
-
-    def _nearest(self, search: _Search) -> pb.FindNeighboursResponse:
-        allowed = None
-        if search.filter_ is not None:
-            attributes = self._parts.live.attributes.table(search.catalog_name, search.filter_)
-            allowed = partial(attributes.mask_of, search.filter_)
-        found = self._parts.neighbours.find(
-            search.catalog,
-            search.place.table,
-            search.source,
-            search.vector_D,
-            search.k,
-            exclude=search.exclude,
-            allowed=allowed,
-            exact=search.exact,
-        )
-        return pb.FindNeighboursResponse(
-            neighbours=[pb.Neighbour(item_id=item_id, similarity=cosine) for item_id, cosine in found.neighbours],
-            exact=found.exact,
-            recipe_id=search.place.recipe_id,
-        )
 
     def _pin(self, request: pb.PinEmbeddingsRequest) -> pb.PinEmbeddingsResponse:
         row, catalog = self._parts.catalog(request.catalog)
@@ -389,18 +260,3 @@ def _messages(stream: vectors.VectorStream, batches: Iterator[pa.RecordBatch | p
     for batch in batches:
         yield from stream.messages(batch)
     yield stream.tail()
-
-
-def _vector_of(catalog: CatalogStore, place: _Place, item_id: str, source: str) -> np.ndarray:
-    validation.required(item_id=item_id)
-    vector_D = place.table.vector(item_id, source)
-    if vector_D is None:
-        if not catalog.items.existing([item_id]):
-            raise ServiceError("ITEM_NOT_FOUND", f"the catalog has no item {item_id!r}; check the id", item_id=item_id)
-        raise ServiceError(
-            "VECTOR_MISSING",
-            f"item {item_id!r} has no vector of the source {source!r}; enrich it, or search in another source",
-            item_id=item_id,
-            source=source,
-        )
-    return vector_D

@@ -13,8 +13,10 @@ from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import PREFIX as EMBEDDINGS
 from .embeddings import EmbeddingTable
 from .index_records import IndexRecord
+from .inserts import TableState
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
 from .looking import Look, look
+from .near_rows import NearRows
 from .pictures import Picture, PictureTable
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
@@ -51,6 +53,7 @@ __all__ = [
     "ItemWrite",
     "Look",
     "Looked",
+    "NearRows",
     "Picture",
     "PictureTable",
     "RowOutcome",
@@ -61,6 +64,7 @@ __all__ = [
     "StoredItem",
     "Table",
     "TableContent",
+    "TableState",
     "TableStats",
     "Tidiness",
     "TrainedTable",

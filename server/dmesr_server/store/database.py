@@ -161,6 +161,13 @@ class Database:
         """Whether it is read only and there is no folder of it yet."""
         return self.read_only and "://" not in self.uri and not Path(self.uri).is_dir()
 
+    async def opened(self, name: str, version: int) -> Any:
+        """One version of a table, as LanceDB's asynchronous API has it. It may raise what LanceDB does."""
+        connection = await lancedb.connect_async(self.uri, session=self._session)
+        handle = await connection.open_table(name)
+        await handle.checkout(version)
+        return handle
+
     def names(self) -> list[str]:
         """Names of the tables, sorted."""
         names: list[str] = []
@@ -184,9 +191,14 @@ class Database:
         """The folder of a table, or None where the database is remote."""
         return None if "://" in self.uri else Path(self.uri) / f"{name}.lance"
 
+    def own_folder(self, name: str) -> Path | None:
+        """The folder of a table; None where a process of another machine may write to it."""
+        return None if self.read_only or not self._one_host else self.folder(name)
+
     def line_file(self, name: str) -> Path | None:
         """The file by which the writers of a table keep apart; None where that is not certain to reach all of them."""
-        return None if self.read_only or not self._one_host or "://" in self.uri else Path(self.uri) / f".{name}.lock"
+        folder = self.own_folder(name)
+        return None if folder is None else folder.with_name(f".{name}.lock")
 
     def refuse_ruined(self, name: str) -> None:
         """Sees that a table without manifests is none: to begin one anew over rows that lost theirs would bury them.

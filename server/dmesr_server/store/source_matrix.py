@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from ..errors import ServiceError
 from ..mapped_file import MappedFile
 from ..topk import best
+from .inserts import TableState
 from .key_order import position_after
 from .schemas import incarnation
 from .vectors import VectorTable
@@ -83,13 +84,13 @@ class SourceMatrix:
     Attributes:
         ids_N: The items, ascending by their UTF-8 bytes; large_string.
         units: The matrix.
-        version: Of the table.
+        state: Of the table.
         file: What it is mapped by.
     """
 
     ids_N: pa.LargeStringArray
     units: Units
-    version: int
+    state: TableState
     file: MappedFile
 
     def nearest(
@@ -142,6 +143,11 @@ class SourceMatrix:
                 found.append(row)
         return np.array(found, np.int64)
 
+    def unit(self, item_id: str) -> np.ndarray | None:
+        """The unit vector of one item, float32 [D]; None where it has none."""
+        rows_R = self._rows([item_id])
+        return self.units.take(rows_R)[0] if len(rows_R) else None
+
     def sample(self, rows: int) -> tuple[list[str], np.ndarray]:
         """Some items, spread evenly over the ids, and their unit vectors [rows, D]; all where there are fewer."""
         places = np.unique(np.linspace(0, max(len(self.ids_N) - 1, 0), min(rows, len(self.ids_N))).astype(np.int64))
@@ -160,19 +166,20 @@ def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:
         ServiceError: SOURCE_NOT_FOUND, STORE_FULL, or what a read raises.
     """
     snapshot = table.snapshot()
+    state = TableState(incarnation(snapshot.schema), snapshot.version)
     of_source = hashlib.sha256(f"{table.uri}\0{table.name}\0{source}".encode()).hexdigest()[:24]
-    table_id = hashlib.sha256(incarnation(snapshot.schema)).hexdigest()[:8]
-    file = folder / f"{of_source}.{table_id}.{snapshot.version}.arrow"
+    table_id = hashlib.sha256(state.incarnation).hexdigest()[:8]
+    file = folder / f"{of_source}.{table_id}.{state.version}.arrow"
     try:
-        return _mapped(file, snapshot.version)
+        return _mapped(file, state)
     except (FileNotFoundError, ValueError):  # after a crash of the machine it may be there without its content
         pass
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(unfinished, _units(table, source, snapshot.version), table.sources(snapshot.version).get(source, 0))
+        _write(unfinished, _units(table, source, state.version), table.sources(state.version).get(source, 0))
         unfinished.replace(file)
-        matrix = _mapped(file, snapshot.version)
+        matrix = _mapped(file, state)
     except OSError as error:
         raise ServiceError(
             "STORE_FULL",
@@ -207,7 +214,7 @@ def _write(file: Path, parts: Iterator[tuple[pa.Array, np.ndarray]], dim: int) -
                 writer.write_batch(pa.RecordBatch.from_arrays([ids.cast(pa.large_string()), units], schema=schema))
 
 
-def _mapped(file: Path, version: int) -> SourceMatrix:
+def _mapped(file: Path, state: TableState) -> SourceMatrix:
     mapped = MappedFile(file)
     reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped.mapping)))
     batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
@@ -215,6 +222,6 @@ def _mapped(file: Path, version: int) -> SourceMatrix:
     return SourceMatrix(
         ids_N=pa.concat_arrays(ids) if ids else pa.array([], pa.large_string()),
         units=Units([batch.column("unit").flatten().to_numpy().reshape(batch.num_rows, -1) for batch in batches]),
-        version=version,
+        state=state,
         file=mapped,
     )

@@ -22,6 +22,7 @@ from .database import Database, is_conflict, is_gone, is_in, span, translated
 from .indexes import make_index
 from .inserts import Inserts, TableState, alone, among_merges
 from .key_order import KeyOrder, key_order, ordered, position_after
+from .last_seen import LastSeen, look
 from .merges import Merged, append, merge, whole_rows
 from .schemas import incarnation, made_now
 from .snapshots import (
@@ -69,6 +70,7 @@ class Table:
         self._writing = threading.RLock()
         self._inserts = Inserts()
         self._line_file = database.line_file(name)
+        self._last_seen = LastSeen(database.own_folder(name))
         self._untidied = Untidied()
         self._key_order: KeyOrder | None = None
 
@@ -145,9 +147,10 @@ class Table:
         """The newest version; 0 when the table does not exist yet."""
         return self.attempt("reading the version", lambda handle: int(handle.version), missing=0)
 
-    def state(self) -> TableState:
-        """Which table of that name it is, and its newest version."""
-        return self.attempt("reading the version", lambda handle: _seen(handle)[0], missing=TableState(b"", 0))
+    def seen(self) -> tuple[TableState, pa.Schema]:
+        """Which table of that name it is and its newest version, and its columns."""
+        nothing = (TableState(b"", 0), self._schema)
+        return self._last_seen.get(lambda: self.attempt("reading the version", look, missing=nothing))
 
     def count(self, *, where: str | None = None) -> int:
         """How many rows meet the condition."""
@@ -197,7 +200,7 @@ class Table:
         For many values of a table that changes rarely: the keys are read once and kept.
         """
         kept = self._key_order
-        if kept is None or TableState(kept.incarnation, kept.version) != self.state():
+        if kept is None or TableState(kept.incarnation, kept.version) != self.seen()[0]:
             if len(values) < KEYS_WHOLE_SHARE * self.count():
                 return _texts(self.select_in([self.key], column=self.key, values=values)[self.key])
             kept = self.key_order(self.snapshot())
@@ -254,7 +257,7 @@ class Table:
         """
 
         def act(handle: Any) -> Any:
-            before, schema = _seen(handle)
+            before, schema = look(handle)
             result = merge(handle, whole_rows(rows, schema), key=self.key, condition=condition, update=update)
             if result.version == before.version + 1:  # so nobody else was there
                 self._inserts.note(keys, before=before, after=replace(before, version=result.version))
@@ -285,7 +288,7 @@ class Table:
         """
 
         def act(handle: Any) -> bool:
-            before, schema = _seen(handle)
+            before, schema = look(handle)
             if not self._inserts.absent(keys, since=since, now=before):
                 return False
             result = append(handle, whole_rows(rows, schema))
@@ -408,11 +411,6 @@ class Table:
 def _texts(column: pa.Array | pa.ChunkedArray) -> list[str]:
     texts: list[str] = column.to_pylist()
     return texts
-
-
-def _seen(handle: Any) -> tuple[TableState, pa.Schema]:
-    schema = handle.schema
-    return TableState(incarnation(schema), int(handle.version)), schema
 
 
 def _delete(handle: Any, *, where: str) -> None:

@@ -40,11 +40,11 @@ class Effort:
 
 #: From the cheapest; of each kind the first that reaches the wanted recall is taken.
 EFFORTS = (
-    Effort(ef=64, nprobes=8, refine=2),
-    Effort(ef=100, nprobes=16, refine=3),
-    Effort(ef=200, nprobes=32, refine=5),
-    Effort(ef=400, nprobes=64, refine=10),
-    Effort(ef=800, nprobes=128, refine=20),
+    Effort(ef=64, nprobes=8, refine=10),
+    Effort(ef=100, nprobes=16, refine=10),
+    Effort(ef=200, nprobes=32, refine=20),
+    Effort(ef=400, nprobes=64, refine=40),
+    Effort(ef=800, nprobes=128, refine=80),
 )
 
 
@@ -118,7 +118,7 @@ class VectorIndex:
 
         def act(handle: Any) -> Any:
             query = handle.search(vector_D, vector_column_name=column).distance_type("cosine").nprobes(effort.nprobes)
-            query = query.ef(max(effort.ef, wanted)).refine_factor(effort.refine)
+            query = query.ef(max(effort.ef, wanted * effort.refine)).refine_factor(effort.refine)
             return query.select([self._key, "_distance"]).limit(wanted).to_arrow()
 
         with translated("a search"):

@@ -58,7 +58,7 @@ class VectorWriter:
         Args:
             rows: Each id once: item_id, and a vector and a hash of each source to be written.
         """
-        state = self._table.state()
+        state = self._table.seen()[0]
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = one_array(rows["item_id"])
         stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())

@@ -17,10 +17,11 @@ from ..chunks import one_array
 from ..errors import ServiceError
 from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
+from .inserts import TableState
 from .items import RowOutcome
 from .scans import scanned
 from .schemas import incarnation
-from .snapshots import Snapshot, select_keys
+from .snapshots import Snapshot, select_keys, version_not_found
 from .tables import READ_WHOLE_SHARE, Table
 from .vector_columns import (
     FIXED_FIELDS,
@@ -56,6 +57,7 @@ class VectorTable:
         )
         self._writer = VectorWriter(self._table, self.sources)
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
+        self._database = database
         self.uri = database.uri
         self._read_only = database.read_only
 
@@ -71,6 +73,25 @@ class VectorTable:
             ServiceError: VERSION_NOT_FOUND.
         """
         return self._table.snapshot(version)
+
+    def seen(self) -> tuple[TableState, dict[str, int]]:
+        """Which table of its name it is and its newest version, and the sources and their widths."""
+        state, schema = self._table.seen()
+        return state, source_dims(schema)
+
+    async def opened(self, state: TableState) -> Any:
+        """A version as LanceDB's asynchronous API has it. For indexes.
+
+        Raises:
+            ServiceError: VERSION_NOT_FOUND.
+        """
+        try:
+            handle = await self._database.opened(self.name, state.version)
+            if incarnation(await handle.schema()) == state.incarnation:
+                return handle
+        except ValueError as error:
+            raise version_not_found(state.version) from error
+        raise version_not_found(state.version)
 
     def attempt(self, what: str, act: Callable[[Any], _Result]) -> _Result | None:
         """Does something with the LanceDB table; None when there is no table. For indexes."""
