@@ -251,8 +251,8 @@ def neighbours(given: argparse.Namespace, peers: dict[str, Any]) -> list[Row]:
     found = [
         Row("neighbours/time", float(np.median(took[False])) * 1e3, "ms", f"{how}; peer: {alone}; index {index.kind}",
             float(np.median(bare)) * 1e3, 0.1, "lower"),
-        Row("neighbours/by-files", float(np.median(by_files)) * 1e3, "ms", f"{how}, the first {FIRST_QUERIES} since the "
-            f"server began: what speeds it up is not made yet; peer: {alone}", float(np.median(bare)) * 1e3, None, "lower"),
+        Row("neighbours/by-files", float(np.median(by_files)) * 1e3, "ms", f"{how}, but the first {FIRST_QUERIES} of a "
+            f"server: it has no matrix yet; peer: {alone}", float(np.median(bare)) * 1e3, None, "lower"),
         Row("neighbours/exact", float(np.median(took[True])) * 1e3, "ms", f"{how}, exact; peer: {alone}",
             float(np.median(bare)) * 1e3, None, "lower"),
         Row("neighbours/recall", hits / (K * given.queries), "recall@10", how, target=0.97),
