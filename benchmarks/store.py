@@ -37,7 +37,6 @@ LANCE_BATCH = 5_000  # rows of one merge_insert
 K = 10
 WARM_QUERIES = 20
 FIRST_QUERIES = 40  # less than are asked before the server has made what speeds up searches by an index
-SETTLE_SECONDS = 15.0  # more than that takes
 
 
 @contextmanager
@@ -229,7 +228,7 @@ def neighbours(given: argparse.Namespace, peers: dict[str, Any]) -> list[Row]:
         asked = np.random.default_rng(1).choice(len(ids), given.queries + WARM_QUERIES, replace=False)
         first = np.random.default_rng(2).choice(len(ids), FIRST_QUERIES + WARM_QUERIES, replace=False)
         by_files = [_timed(lambda row=row: ask(row, exact=False)) for row in first][WARM_QUERIES:]
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(given.settle)
         # One kind after the other: an exact search reads a gigabyte through the caches that the index lives in.
         answers: dict[bool, list[set[str]]] = {True: [], False: []}
         for exact in (False, True):
@@ -326,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep", type=Path, help="a folder for the store of neighbours; one that is there is searched")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between looks at whether the index is there")
+    parser.add_argument("--settle", type=float, default=15.0, help="seconds in which the server makes the matrix")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3, help="of writes")
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-bench" / "bin" / "python")

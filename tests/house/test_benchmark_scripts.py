@@ -16,9 +16,18 @@ SMALLEST = {
         {"read/flight", "read/float16", "read/cached", "write/insert", "write/update", "write/by-source"},
     ),
     "store neighbours": (
-        ["--part=neighbours", "--neighbours=300", "--width=16", "--texts=300", "--queries=5", "--poll=0.2"],
+        [
+            "--part=neighbours",
+            "--neighbours=300",
+            "--width=16",
+            "--texts=300",
+            "--queries=5",
+            "--poll=0.2",
+            "--settle=0.5",
+        ],
         {
             "neighbours/time",
+            "neighbours/by-files",
             "neighbours/recall",
             "neighbours/exact",
             "neighbours/told",
