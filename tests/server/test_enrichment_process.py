@@ -1,8 +1,10 @@
 """The enricher as a process: it takes jobs, survives nothing and loses nothing."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -48,6 +50,23 @@ def wait_for(world: World, job: JobRow, settled: Callable[[JobRow], bool], secon
     return found
 
 
+def put_to_sleep(process: subprocess.Popen[bytes], world: World) -> None:
+    """Stops it, but not in the middle of a transaction: SQLite has one writer, and would have none from then on."""
+    file = world.config.store.resolved_control_url.removeprefix("sqlite:///")
+    deadline = time.monotonic() + 30
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                assert time.monotonic() < deadline
+            else:
+                return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+
+
 def log(tmp_path: Path, number: int = 0) -> str:
     return (tmp_path / f"enricher-{number}.log").read_text()
 
@@ -88,7 +107,7 @@ def test_an_enricher_that_slept_through_its_lease_writes_nothing_over_its_succes
     job = world.start()
     sleeper = start()
     wait_for(world, job, lambda found: world.catalog.descriptions.count(_recipe(world, "text"))[0] > 0)
-    sleeper.send_signal(signal.SIGSTOP)
+    put_to_sleep(sleeper, world)
     ids = [f"item-{number:04}" for number in range(300)]
     # What the sleeper has read of them is stale from here on.
     world.catalog.items.upsert(
