@@ -17,7 +17,7 @@ from store_workers import column
 
 ITEMS, WIDTH, LATE = 600, 16, 40
 IDS = [f"{n:03}" for n in range(ITEMS + LATE)]
-ALL = Effort(ef=800, nprobes=128, refine=40)  # so hard that nothing is missed
+ALL = Effort(ef=800, nprobes=128, refine=ITEMS)  # so hard that nothing is missed
 ZERO, ABSENT = 7, 8
 
 
