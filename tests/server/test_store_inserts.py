@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from dmesr_server.errors import ServiceError
-from dmesr_server.store import Store, inserts
+from dmesr_server.store import Store, TableState, inserts
 from dmesr_server.store.database import Database, new_session
-from dmesr_server.store.inserts import Inserts, TableState
+from dmesr_server.store.inserts import Inserts
 from dmesr_server.store.schemas import key_field
 from dmesr_server.store.tables import Table
 from store_workers import in_processes, in_threads, upsert_new_in_batches
@@ -50,9 +50,9 @@ def held(folder: Path, kind: int) -> Iterator[None]:
 
 def test_new_rows_are_appended_in_order_of_their_key(tmp_path):
     table = opened(tmp_path)
-    assert not table.insert(rows("ca"), since=table.seen()[0]), "there was no table yet that a look could have seen"
+    assert not table.insert(rows("ca"), since=table.state()), "there was no table yet that a look could have seen"
     table.merge(rows("ca"))
-    assert table.insert(rows("db", 1), since=table.seen()[0])
+    assert table.insert(rows("db", 1), since=table.state())
     assert table.select(["name"])["name"].to_pylist() == ["a", "c", "b", "d"]
     assert stored(opened(tmp_path)) == [("a", 0), ("b", 1), ("c", 0), ("d", 1)]
 
@@ -60,18 +60,18 @@ def test_new_rows_are_appended_in_order_of_their_key(tmp_path):
 def test_what_another_process_wrote_since_the_look_forbids_it(tmp_path):
     table, other = opened(tmp_path), opened(tmp_path)
     table.merge(rows("a"))
-    looked = table.seen()[0]
+    looked = table.state()
     other.merge(rows("b", 7))
     assert not table.insert(rows("b"), since=looked)
     assert not table.insert(rows("c"), since=looked), "nobody knows here which rows the other one wrote"
     assert stored(table) == [("a", 0), ("b", 7)]
-    assert table.insert(rows("c"), since=table.seen()[0])
+    assert table.insert(rows("c"), since=table.state())
 
 
 def test_ones_own_commits_of_other_keys_since_the_look_do_not(tmp_path):
     table = opened(tmp_path)
     table.merge(rows("a"))
-    looked = table.seen()[0]
+    looked = table.state()
     table.merge(rows("b"))
     assert table.insert(rows("c"), since=looked)
     assert table.insert(rows("d"), since=looked)
@@ -82,7 +82,7 @@ def test_ones_own_commits_of_other_keys_since_the_look_do_not(tmp_path):
 
 def test_nor_does_a_look_at_a_table_that_was_made_since(tmp_path):
     table = opened(tmp_path)
-    nothing = table.seen()[0]
+    nothing = table.state()
     opened(tmp_path).merge(rows("a"))
     assert not table.insert(rows("a", 1), since=nothing)
     shutil.rmtree(tmp_path)  # as when its catalog is dropped
@@ -94,7 +94,7 @@ def test_nor_does_a_look_at_a_table_that_was_made_since(tmp_path):
 def test_where_several_hosts_write_nothing_is_appended(tmp_path):
     table = opened(tmp_path, one_host=False)
     table.merge(rows("a"))
-    assert not table.insert(rows("b"), since=table.seen()[0])
+    assert not table.insert(rows("b"), since=table.state())
     assert not list(tmp_path.glob(".*")), "nor do files keep anybody apart"
 
 
@@ -102,7 +102,7 @@ def test_a_compaction_since_the_look_costs_a_merge(tmp_path):
     table = opened(tmp_path)
     for name in "abc":
         table.merge(rows(name))
-    looked = table.seen()[0]
+    looked = table.state()
     table.optimise()
     assert not table.insert(rows("d"), since=looked)
     table.merge(rows("d"))
@@ -114,9 +114,9 @@ def test_who_is_stopped_in_a_merge_keeps_nobody_from_writing(tmp_path, monkeypat
     table = opened(tmp_path)
     table.merge(rows("a"))
     with held(tmp_path, fcntl.LOCK_SH):
-        assert not table.insert(rows("b"), since=table.seen()[0])
+        assert not table.insert(rows("b"), since=table.state())
         table.merge(rows("b"))
-    assert table.insert(rows("c"), since=table.seen()[0])
+    assert table.insert(rows("c"), since=table.state())
     assert [name for name, _ in stored(table)] == ["a", "b", "c"]
 
 
@@ -126,7 +126,7 @@ def test_who_is_stopped_while_it_appends_is_named_to_those_who_wait(tmp_path, mo
     table = opened(tmp_path)
     table.merge(rows("a"))
     with held(tmp_path, fcntl.LOCK_EX):
-        assert not table.insert(rows("b"), since=table.seen()[0])
+        assert not table.insert(rows("b"), since=table.state())
         with pytest.raises(ServiceError, match=r"things\.lock .* stopped or hangs: end it") as caught:
             table.merge(rows("b"))
         assert caught.value.reason == "STORE_UNAVAILABLE"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from dmesr_server.store import Store, scans
+from dmesr_server.store import Store, TableState, scans
 from dmesr_server.store.key_order import LiesOtherwiseError, in_order, key_order
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ def batches(keys: list[str], rows: int, read: list[int]) -> Iterator[pa.RecordBa
 @given(keys=st.permutations(IDS[:20]), size=st.integers(0, 20), rows=st.integers(1, 9))
 def test_any_order_becomes_that_of_the_key(keys: list[str], size: int, rows: int):
     keys = keys[:size]
-    order = key_order(pa.array(keys, pa.string()), incarnation=b"", version=1)
+    order = key_order(pa.array(keys, pa.string()), state=TableState(b"", 1))
     read: list[int] = []
     given_out: list[str] = []
     for batch in in_order(batches(keys, rows, read), order, by="item_id"):
@@ -41,7 +41,7 @@ def test_any_order_becomes_that_of_the_key(keys: list[str], size: int, rows: int
 
 def test_window_and_disorder_by_hand():
     def of(*keys: str) -> tuple[float, int]:
-        order = key_order(pa.array(keys, pa.string()), incarnation=b"", version=1)
+        order = key_order(pa.array(keys, pa.string()), state=TableState(b"", 1))
         return order.disorder, order.window
 
     assert of("a", "b", "c", "d") == (0.0, 0)
@@ -54,7 +54,7 @@ def test_window_and_disorder_by_hand():
 def test_rows_that_wait_do_not_keep_their_batches():
     keys = [key for start in range(0, 60, 10) for key in (*IDS[start + 1 : start + 10], IDS[start])]
     keys = [key for key in keys if key != IDS[0]] + [IDS[0]]  # what all others wait for comes last
-    order = key_order(pa.array(keys), incarnation=b"", version=1)
+    order = key_order(pa.array(keys), state=TableState(b"", 1))
     first = next(in_order(batches(keys, 10, []), order, by="item_id"))
     assert first.column("item_id").to_pylist() == IDS[:1]
     assert order.window == 59
@@ -63,7 +63,7 @@ def test_rows_that_wait_do_not_keep_their_batches():
 
 
 def test_rows_that_lie_otherwise_are_told():
-    order = key_order(pa.array(IDS[:4]), incarnation=b"", version=1)
+    order = key_order(pa.array(IDS[:4]), state=TableState(b"", 1))
     found = in_order(batches([IDS[0], IDS[1], IDS[3], IDS[2]], 2, []), order, by="item_id")
     assert next(found).column("item_id").to_pylist() == IDS[:2]
     with pytest.raises(LiesOtherwiseError) as caught:

@@ -105,10 +105,8 @@ class Matrices:
 
     def here(self, table: VectorTable, source: str, state: TableState) -> Kept | None:
         """The matrix of that state, or of a later one, where it is mapped already."""
-        kept = self._kept.get((table.uri, table.name, source))
-        if kept is None or kept.matrix.state.incarnation != state.incarnation:
-            return None
-        return kept if kept.matrix.state.version >= state.version else None
+        kept = self._kept.get(_key(table, source))
+        return kept if kept is not None and kept.matrix.state.reaches(state) else None
 
     def whole(self, table: VectorTable, source: str, state: TableState) -> Kept:
         """The matrix of that state, or of a later one; it is made where it is not there.
@@ -131,10 +129,12 @@ class Matrices:
         It is made behind the back of whoever asks several times.
         """
         kept = self.here(table, source, state)
-        if kept is not None and kept.near_rows is not None:
-            return kept
-        key = (table.uri, table.name, source)
+        key = _key(table, source)
         with self._lock:
+            if kept is not None and kept.near_rows is not None:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                return kept
             seen, asked = self._indexed.get(key, (state, 0))
             asked = asked + 1 if seen == state else 1
             self._indexed[key] = (state, asked)
@@ -145,7 +145,7 @@ class Matrices:
         return None
 
     def _made(self, table: VectorTable, source: str, state: TableState) -> Kept:
-        key = (table.uri, table.name, source)
+        key = _key(table, source)
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:  # many first searches at once make it once
@@ -194,3 +194,7 @@ class Matrices:
             now = time.monotonic()
             self._rests_until = now + max(_RESTS * (now - started), _RESTS_SECONDS)
             self._preparing = False
+
+
+def _key(table: VectorTable, source: str) -> _Key:
+    return (table.uri, table.name, source)

@@ -13,11 +13,11 @@ from .descriptions import DescriptionRow, DescriptionTable
 from .embeddings import PREFIX as EMBEDDINGS
 from .embeddings import EmbeddingTable
 from .index_records import IndexRecord
-from .inserts import TableState
 from .items import Attributes, ItemTable, ItemWrite, RowOutcome, StoredItem, attributes_hash, canonical_attributes
 from .looking import Look, look
 from .near_rows import NearRows
 from .pictures import Picture, PictureTable
+from .schemas import TableState
 from .source_matrix import SourceMatrix, matrix_of
 from .tables import Table
 from .tidiness import Tidiness

@@ -17,23 +17,11 @@ from pathlib import Path
 
 from ..errors import ServiceError
 from .database import translated
+from .schemas import TableState
 
 _APPEND_WAITS_SECONDS = 0.5  # about as long as a few appends of others take
 _MERGE_WAITS_SECONDS = 60.0
 _KEPT_COMMITS = 8  # of this process: the next group of a stream is looked at while the one before is written
-
-
-@dataclass(frozen=True)
-class TableState:
-    """What a look saw.
-
-    Attributes:
-        incarnation: Which table of its name it was; empty where there was none.
-        version: Its newest version.
-    """
-
-    incarnation: bytes
-    version: int
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class ItemTable:
         assert len({item.item_id for item in items}) == len(items), "ids are unique within one call"
         texts = [canonical_attributes(item.attributes) for item in items]
         hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        state = self._table.seen()[0]
+        state = self._table.state()
         rows = self._table.select_in(
             ["item_id", "attributes_hash", "picture_sha256"],
             column="item_id",
@@ -173,7 +173,7 @@ class ItemTable:
 
     def state(self) -> Hashable:
         """What changes with every change of the table, also when it is dropped and made anew."""
-        return self._table.seen()[0]
+        return self._table.state()
 
     def hashes(self) -> pa.Table:
         """The `item_id` and `attributes_hash` of every item, in no particular order."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..chunks import one_array
+from .schemas import TableState
 
 _PINNING = 0.5  # share of a batch from which rows that wait may keep all of it in memory; fewer are copied
 
@@ -24,33 +25,30 @@ class KeyOrder:
     """The keys of one version of a table.
 
     Attributes:
-        incarnation: Which table of that name it is.
-        version: Its version.
+        state: Of the table.
         keys: The keys in order of their UTF-8 bytes.
         ranks_N: Which key each row has, as the rows lie; int32. None where they lie in order.
         disorder: Share of rows that stand before a smaller key in the files: 0 when they are in order.
         window: How many rows a reader has to hold, at most, to hand them on in order.
     """
 
-    incarnation: bytes
-    version: int
+    state: TableState
     keys: pa.Array
     ranks_N: np.ndarray | None
     disorder: float
     window: int
 
 
-def key_order(stored: pa.Array, *, incarnation: bytes, version: int) -> KeyOrder:
+def key_order(stored: pa.Array, *, state: TableState) -> KeyOrder:
     """Finds out how the keys of a table lie.
 
     Args:
         stored: All of them, as they lie.
-        incarnation: Which table it is.
-        version: Its version.
+        state: Of the table.
     """
     steps_back = pc.sum(pc.greater(stored[:-1], stored[1:])).as_py() if len(stored) > 1 else 0
     if not steps_back:
-        return KeyOrder(incarnation, version, stored, None, 0.0, 0)
+        return KeyOrder(state, stored, None, 0.0, 0)
     places_N = pc.sort_indices(stored)
     ranks_N = np.empty(len(stored), np.int32)
     ranks_N[places_N.to_numpy()] = np.arange(len(stored), dtype=np.int32)
@@ -58,7 +56,7 @@ def key_order(stored: pa.Array, *, incarnation: bytes, version: int) -> KeyOrder
     last_N = np.maximum.accumulate(places_N.to_numpy())
     read_N = np.arange(1, len(stored) + 1)
     window = int((read_N - np.searchsorted(last_N, read_N - 1, side="right")).max())
-    return KeyOrder(incarnation, version, stored.take(places_N), ranks_N, steps_back / len(stored), window)
+    return KeyOrder(state, stored.take(places_N), ranks_N, steps_back / len(stored), window)
 
 
 class LiesOtherwiseError(Exception):

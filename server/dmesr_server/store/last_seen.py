@@ -13,8 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .inserts import TableState
-from .schemas import incarnation
+from .schemas import TableState, incarnation
 
 Seen = tuple[TableState, pa.Schema]
 
@@ -22,7 +21,7 @@ Seen = tuple[TableState, pa.Schema]
 _SETTLED_NS = 100_000_000
 
 
-def look(handle: Any) -> Seen:
+def asked(handle: Any) -> Seen:
     """Asks LanceDB which table of its name it is and its newest version, and its columns."""
     schema = handle.schema
     return TableState(incarnation(schema), int(handle.version)), schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -25,3 +26,20 @@ def made_now(schema: pa.Schema) -> pa.Schema:
 def incarnation(schema: pa.Schema) -> bytes:
     """What tells a table from one of the same name that was dropped."""
     return bytes((schema.metadata or {}).get(_INCARNATION, b""))
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What a look saw.
+
+    Attributes:
+        incarnation: Which table of its name it was; empty where there was none.
+        version: Its newest version.
+    """
+
+    incarnation: bytes
+    version: int
+
+    def reaches(self, other: TableState) -> bool:
+        """Whether it is of the same table and at least as new. One that was made again begins at version 1, too."""
+        return self.incarnation == other.incarnation and self.version >= other.version

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ..errors import ServiceError
 from ..telemetry import traces
 from .database import is_in, service_error, span, translated
+from .schemas import TableState, incarnation
 
 QUERY_BATCHES = 5  # of a read of all rows, asked for at a time
 VALUES_OF_A_RANGE = 64  # keys asked for from which it is looked whether they stand together
@@ -36,6 +37,11 @@ class Snapshot:
     schema: pa.Schema
     handle: Any
     newest: Callable[[], int] | None = None
+
+    @property
+    def state(self) -> TableState:
+        """Which table of its name it is, and the version."""
+        return TableState(incarnation(self.schema), self.version)
 
     def select(self, columns: Sequence[str], *, where: str | None = None) -> pa.Table:
         """Rows that meet the condition, in no particular order.

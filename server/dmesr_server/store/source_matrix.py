@@ -23,9 +23,8 @@ import pyarrow.compute as pc
 from ..errors import ServiceError
 from ..mapped_file import MappedFile
 from ..topk import best
-from .inserts import TableState
 from .key_order import position_after
-from .schemas import incarnation
+from .schemas import TableState
 from .vectors import VectorTable
 
 _BATCH_BYTES = 8 << 20  # of the table, read at a time
@@ -166,7 +165,7 @@ def matrix_of(table: VectorTable, source: str, folder: Path) -> SourceMatrix:
         ServiceError: SOURCE_NOT_FOUND, STORE_FULL, or what a read raises.
     """
     snapshot = table.snapshot()
-    state = TableState(incarnation(snapshot.schema), snapshot.version)
+    state = snapshot.state
     of_source = hashlib.sha256(f"{table.uri}\0{table.name}\0{source}".encode()).hexdigest()[:24]
     table_id = hashlib.sha256(state.incarnation).hexdigest()[:8]
     file = folder / f"{of_source}.{table_id}.{state.version}.arrow"

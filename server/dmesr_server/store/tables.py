@@ -20,11 +20,11 @@ from ..errors import ServiceError
 from ..telemetry import traces
 from .database import Database, is_conflict, is_gone, is_in, span, translated
 from .indexes import make_index
-from .inserts import Inserts, TableState, alone, among_merges
+from .inserts import Inserts, alone, among_merges
 from .key_order import KeyOrder, key_order, ordered, position_after
-from .last_seen import LastSeen, look
+from .last_seen import LastSeen, asked
 from .merges import Merged, append, merge, whole_rows
-from .schemas import incarnation, made_now
+from .schemas import TableState, made_now
 from .snapshots import (
     IDS_PER_QUERY,
     KEEP_VERSIONS,
@@ -150,7 +150,11 @@ class Table:
     def seen(self) -> tuple[TableState, pa.Schema]:
         """Which table of that name it is and its newest version, and its columns."""
         nothing = (TableState(b"", 0), self._schema)
-        return self._last_seen.get(lambda: self.attempt("reading the version", look, missing=nothing))
+        return self._last_seen.get(lambda: self.attempt("reading the version", asked, missing=nothing))
+
+    def state(self) -> TableState:
+        """Which table of that name it is, and its newest version."""
+        return self.seen()[0]
 
     def count(self, *, where: str | None = None) -> int:
         """How many rows meet the condition."""
@@ -200,7 +204,7 @@ class Table:
         For many values of a table that changes rarely: the keys are read once and kept.
         """
         kept = self._key_order
-        if kept is None or TableState(kept.incarnation, kept.version) != self.seen()[0]:
+        if kept is None or kept.state != self.state():
             if len(values) < KEYS_WHOLE_SHARE * self.count():
                 return _texts(self.select_in([self.key], column=self.key, values=values)[self.key])
             kept = self.key_order(self.snapshot())
@@ -210,13 +214,11 @@ class Table:
     def key_order(self, snapshot: Snapshot) -> KeyOrder:
         """The keys of a snapshot in order. Those of the newest version read are kept for the next reader."""
         kept = self._key_order
-        # A table that another process dropped and made again counts its versions from 1 again.
-        which = incarnation(snapshot.schema)
-        if kept is not None and (kept.incarnation, kept.version) == (which, snapshot.version):
+        if kept is not None and kept.state == snapshot.state:
             return kept
         keys = one_array(snapshot.select([self.key])[self.key])
-        order = key_order(keys, incarnation=which, version=snapshot.version)
-        if kept is None or kept.incarnation != which or kept.version < snapshot.version:
+        order = key_order(keys, state=snapshot.state)
+        if kept is None or not kept.state.reaches(snapshot.state):
             self._key_order = order
         return order
 
@@ -257,7 +259,7 @@ class Table:
         """
 
         def act(handle: Any) -> Any:
-            before, schema = look(handle)
+            before, schema = asked(handle)
             result = merge(handle, whole_rows(rows, schema), key=self.key, condition=condition, update=update)
             if result.version == before.version + 1:  # so nobody else was there
                 self._inserts.note(keys, before=before, after=replace(before, version=result.version))
@@ -288,7 +290,7 @@ class Table:
         """
 
         def act(handle: Any) -> bool:
-            before, schema = look(handle)
+            before, schema = asked(handle)
             if not self._inserts.absent(keys, since=since, now=before):
                 return False
             result = append(handle, whole_rows(rows, schema))

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..chunks import one_array
-from .inserts import TableState
 from .items import RowOutcome
+from .schemas import TableState
 from .tables import Table
 from .vector_columns import EXPECTED, HASH, STAMP, column_names
 
@@ -58,7 +58,7 @@ class VectorWriter:
         Args:
             rows: Each id once: item_id, and a vector and a hash of each source to be written.
         """
-        state = self._table.seen()[0]
+        state = self._table.state()
         given = [name for name in rows.column_names if name.startswith(HASH)]
         ids = one_array(rows["item_id"])
         stored = self._table.select_in(["item_id", STAMP, *given], column="item_id", values=ids.to_pylist())

@@ -17,10 +17,9 @@ from ..chunks import one_array
 from ..errors import ServiceError
 from .database import Database, decoded, encoded
 from .fingerprints import fingerprint_of, update_with_texts
-from .inserts import TableState
 from .items import RowOutcome
 from .scans import scanned
-from .schemas import incarnation
+from .schemas import TableState, incarnation
 from .snapshots import Snapshot, select_keys, version_not_found
 from .tables import READ_WHOLE_SHARE, Table
 from .vector_columns import (
@@ -59,7 +58,6 @@ class VectorTable:
         self._fingerprints: dict[tuple[bytes, int, tuple[str, ...]], str] = {}
         self._database = database
         self.uri = database.uri
-        self._read_only = database.read_only
 
     @property
     def name(self) -> str:
@@ -122,7 +120,7 @@ class VectorTable:
             ServiceError: DIMENSION_MISMATCH when it is there with another width.
         """
         known = self.sources().get(source)
-        if known is None and self._read_only:
+        if known is None and self._database.read_only:
             return  # whoever writes it will declare it
         if known is None:
             try:
